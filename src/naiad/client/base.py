@@ -1,0 +1,117 @@
+"""The seam between the front and an engine: what every engine client can do.
+
+Replicas and other engines plug in here. Nothing outside `client/` knows whether the engine is a
+process, a thread or a script.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Protocol
+
+from naiad.errors import NaiadError
+from naiad.types import FinishReason, ModelInfo, SamplingParams
+
+
+class EngineState(enum.StrEnum):
+    """Where an engine is in its life."""
+
+    STARTING = "starting"  # process starting or model loading, for the first time
+    READY = "ready"
+    RESTARTING = "restarting"  # died; a new worker is on its way
+    FAILED = "failed"  # given up: bad model, or too many deaths
+    STOPPED = "stopped"  # closed on purpose
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """A snapshot for /health. `progress` is the model load, 0 to 1; `reason` says why not ready."""
+
+    state: EngineState
+    reason: str = ""
+    progress: float = 0.0
+    restarts: int = 0
+    integrity_violations: int = 0
+    model: ModelInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What an engine is asked to run; the prompt is text or token ids, templates are applied."""
+
+    prompt: str | tuple[int, ...]
+    max_tokens: int | None
+    sampling: SamplingParams
+    namespace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Everything that came for one stream since the last look, merged, in order.
+
+    finish is set on the last batch only, and then `error` too when finish is ERROR.
+    """
+
+    tokens: tuple[int, ...]
+    data: bytes
+    n_cached: int = 0
+    finish: FinishReason | None = None
+    error: NaiadError | None = None
+
+
+class TokenStream(Protocol):
+    """One accepted request's tokens. One reader."""
+
+    @property
+    def uid(self) -> int: ...
+
+    @property
+    def n_prompt(self) -> int:
+        """Tokens in the prompt, as the engine counts them."""
+        ...
+
+    async def get(self) -> TokenBatch:
+        """Wait for news. After a batch with `finish` set nothing more comes; do not call again."""
+        ...
+
+
+class EngineClient(Protocol):
+    """Five verbs and a status."""
+
+    @property
+    def status(self) -> EngineStatus: ...
+
+    async def start(self) -> None:
+        """Start the engine and return at once; `wait_ready` waits for the model."""
+        ...
+
+    async def wait_ready(self) -> ModelInfo:
+        """Wait until the model is loaded. Raises ModelFileError or EngineUnavailable."""
+        ...
+
+    async def submit(self, job: Job) -> TokenStream:
+        """Hand a job over and wait for the engine's yes.
+
+        Raises the engine's refusal (ContextExceeded, InvalidRequest, ...), EngineUnavailable when
+        there is no engine. If the caller is cancelled while waiting, the job is aborted.
+        """
+        ...
+
+    def abort(self, uid: int) -> None:
+        """Stop work for a stream; unknown or finished uids are no error. Never waits."""
+        ...
+
+    async def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """Token ids of a text. Never waits for a generation."""
+        ...
+
+    async def detokenize(self, ids: list[int], *, special: bool = True) -> bytes:
+        """The bytes of token ids. Raises InvalidRequest for an id outside the vocabulary."""
+        ...
+
+    async def close(self) -> None:
+        """End every stream with an error, stop the worker, free everything. Safe to call twice."""
+        ...

@@ -1,0 +1,1 @@
+"""One package per wire dialect: the only place where wire field names exist."""

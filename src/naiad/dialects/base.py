@@ -1,0 +1,148 @@
+"""What a dialect is: a table of operations, a way to read a body, and a way to write events.
+
+The HTTP room knows only this file. Adding a dialect is one file and one line in `registry.py`.
+Formatters are pure: events in, framed bytes out. A whole answer is the fold of the same events.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from naiad.errors import NaiadError
+from naiad.types import (
+    Caller,
+    Completion,
+    Finished,
+    GenerateRequest,
+    ModelInfo,
+    Started,
+    TextDelta,
+)
+
+
+class Access(enum.StrEnum):
+    """Who may call a route. Every route declares one; there is no default."""
+
+    PUBLIC = "public"  # anyone who passed the Host and Origin guard
+    USER = "user"  # needs the key when the server has one
+    ADMIN = "admin"  # needs the admin key
+
+
+class Media(enum.StrEnum):
+    """Content types of answers."""
+
+    SSE = "text/event-stream"
+    NDJSON = "application/x-ndjson"
+    JSON = "application/json"
+
+
+class Formatter(Protocol):
+    """Turns one stream's events into bytes on the wire. One instance per request; keeps its place.
+
+    The endpoint calls open once, delta any number of times, close once. Bytes may be empty.
+    """
+
+    media: Media  # of the streamed form
+
+    def open(self, started: Started) -> bytes: ...
+
+    def delta(self, delta: TextDelta) -> bytes: ...
+
+    def close(self, finished: Finished) -> bytes:
+        """The end, whatever it is: finish reason, usage, error frame, end marker."""
+        ...
+
+    def heartbeat(self) -> bytes:
+        """Bytes that the dialect's clients skip, to keep a silent connection alive."""
+        ...
+
+    def whole(self, completion: Completion) -> Any:
+        """The JSON value of a non-streamed answer. Not called when the stream ended in ERROR."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A body that was understood. `ignored` are fields accepted without effect (logged once)."""
+
+    request: GenerateRequest
+    formatter: Formatter
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One plain request, free of HTTP machinery, as a Query handler sees it."""
+
+    body: Mapping[str, Any]  # {} when there is none
+    query: Mapping[str, str]
+    path_params: Mapping[str, str]
+    caller: Caller
+
+
+class Backend(Protocol):
+    """What handlers of a dialect may ask of the service; implemented by service.Service."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """The loaded model. Raises EngineUnavailable while there is none."""
+        ...
+
+    async def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]: ...
+
+    async def detokenize(self, ids: list[int], *, special: bool = True) -> str: ...
+
+    def abort(self, caller: Caller, handle: str | None) -> bool:
+        """Cancel by handle, or by the rule for key-less aborts. True when something was cancelled
+        or the abort was swallowed because a disconnect had just done the same."""
+        ...
+
+    def partial_text(self, caller: Caller, handle: str | None) -> str:
+        """The text so far of a running generation of this caller; "" when there is none."""
+        ...
+
+    def perf(self) -> Mapping[str, Any]:
+        """Counters: see service.perf for the names."""
+        ...
+
+    async def render_chat(self, request: GenerateRequest) -> str:
+        """The prompt text that the chat template makes of a ChatPrompt request."""
+        ...
+
+
+#: Reads a body. Raises NaiadError (with the caller's field name as `param`).
+Parse = Callable[[Mapping[str, Any], ModelInfo], Parsed]
+
+#: Answers a plain request with a JSON value.
+Handle = Callable[[Backend, Call], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One route of a dialect: exactly one of `parse` (a generation) and `handle` (a query)."""
+
+    method: str
+    path: str  # Starlette path syntax
+    access: Access
+    parse: Parse | None = None
+    handle: Handle | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """A wire dialect. `error_body` shapes errors, before headers and in the JSON of queries.
+
+    error_status lets a dialect map a status (Anthropic's 529); most return error.status.
+    prefixes: path prefixes whose 404, 405 and 413 are answered in this dialect.
+    """
+
+    name: str
+    operations: tuple[Operation, ...]
+    error_body: Callable[[NaiadError], Any]
+    error_status: Callable[[NaiadError], int] = field(default=lambda error: error.status)
+    prefixes: tuple[str, ...] = ()

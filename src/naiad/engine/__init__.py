@@ -1,0 +1,1 @@
+"""The worker process: knows tokens; knows nothing of HTTP or of any dialect."""

@@ -1,0 +1,104 @@
+"""What the worker runs: the llama engine and the scripted engine both look like this.
+
+Two threads meet here. The inbox thread reads commands, tokenises, and answers Accepted or Refused;
+it never waits for a step. The main thread owns the core: add, abort, step, idle_slice. The only
+calls the inbox thread may make are those of `Tokenizer`, `limits` and `Core.cancel_hint`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from naiad.ipc.messages import StreamItem
+from naiad.types import ModelInfo, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class CoreJob:
+    """An accepted request as the core sees it: token ids only.
+
+    max_tokens: at least 1, already cut to what the context leaves.
+    """
+
+    uid: int
+    prompt: tuple[int, ...]
+    max_tokens: int
+    sampling: SamplingParams
+    namespace: str = ""
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back. Thread-safe."""
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids. With add_special, BOS comes first exactly once when the model wants one."""
+        ...
+
+    def decode(self, ids: list[int], *, special: bool) -> bytes:
+        """The ids' bytes. special: control tokens show as text. Raises InvalidRequest."""
+        ...
+
+
+class Core(Protocol):
+    """The engine proper. Main thread only, but for cancel_hint."""
+
+    def add(self, job: CoreJob) -> None:
+        """Queue a job. Never refuses: limits were checked before it was accepted."""
+        ...
+
+    def abort(self, uid: int) -> None:
+        """Drop a job wherever it is; the next step() reports its end as CANCELLED, once.
+
+        Unknown or finished uids are ignored.
+        """
+        ...
+
+    def cancel_hint(self, uid: int) -> None:
+        """Any thread: uid is about to be aborted; interrupt the running step if all that is left
+        in it belongs to hinted uids."""
+        ...
+
+    def has_work(self) -> bool:
+        """True while step() has something to do or to report."""
+        ...
+
+    def step(self) -> list[StreamItem]:
+        """Run one step and return what it did for each stream (may be empty)."""
+        ...
+
+    def idle_slice(self) -> bool:
+        """A few milliseconds of background work (saving finished sequences). True: there is more.
+
+        Called only while has_work() is False and no command waits.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free everything. Safe to call twice."""
+        ...
+
+
+class EngineBackend(Protocol):
+    """A loaded engine."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def core(self) -> Core: ...
+
+    def check(self, prompt: list[int], max_tokens: int | None) -> int:
+        """The max_tokens to run with (at least 1). Any thread.
+
+        Raises ContextExceeded (n_prompt_tokens, n_ctx) or InvalidRequest.
+        """
+        ...
+
+
+#: Loads an engine; the callback takes the progress, 0 to 1. Raises ModelFileError.
+Loader = Callable[[Callable[[float], None]], EngineBackend]

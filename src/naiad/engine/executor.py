@@ -1,0 +1,90 @@
+"""Running a plan on the native context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Tokens
+from dataclasses import dataclass
+from typing import Protocol
+
+from naiad.native.batch import Batch
+from naiad.native.context import Context, DecodeOutcome, Memory, State
+
+import numpy as np  # isort: skip  (after llama_cpp)
+import numpy.typing as npt  # isort: skip
+
+__all__ = ["DecodeOutcome", "Executor", "NativeExecutor", "Run", "State"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Consecutive tokens of one slot at positions start, start + 1, ..."""
+
+    slot: int
+    tokens: Tokens[int]
+    start: int
+    wants_logits: bool
+
+
+class MemoryLike(Protocol):
+    """What the pool needs of the native memory; see `naiad.native.context.Memory`."""
+
+    def pos_min(self, seq: int) -> int: ...
+    def pos_max(self, seq: int) -> int: ...
+    def remove(self, seq: int, start: int = -1, end: int = -1) -> None: ...
+    def share(self, source: int, target: int, start: int, end: int) -> None: ...
+    def save(self, seq: int) -> State | None: ...
+    def load(self, seq: int, state: State) -> bool: ...
+
+
+class Executor(Protocol):
+    """A context that decodes; the core sees nothing else of the native side."""
+
+    @property
+    def memory(self) -> MemoryLike: ...
+
+    def decode(self, runs: list[Run]) -> DecodeOutcome: ...
+
+    def logits(self, run: int) -> npt.NDArray[np.float32]:
+        """Logits after the last token of the run with that index in the last decode."""
+        ...
+
+    def interrupt(self) -> None:
+        """Any thread: end the running decode early (ABORTED)."""
+        ...
+
+    def clear_interrupt(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class NativeExecutor:
+    """The real one. Single thread, but for `interrupt`."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._batch = Batch(context.params.n_batch)
+        self._last: list[int] = []
+
+    @property
+    def memory(self) -> Memory:
+        return self._context.memory
+
+    def decode(self, runs: list[Run]) -> DecodeOutcome:
+        batch = self._batch
+        batch.clear()
+        self._last = [
+            batch.add(run.slot, run.tokens, run.start, logits=run.wants_logits) for run in runs
+        ]
+        return self._context.decode(batch)
+
+    def logits(self, run: int) -> npt.NDArray[np.float32]:
+        return self._context.logits(self._last[run])
+
+    def interrupt(self) -> None:
+        self._context.abort.set()
+
+    def clear_interrupt(self) -> None:
+        self._context.abort.clear()
+
+    def close(self) -> None:
+        self._context.close()

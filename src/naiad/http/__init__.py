@@ -1,0 +1,1 @@
+"""The door: routes, keys, origins, framing, and the one endpoint that runs any generation."""

@@ -1,0 +1,180 @@
+"""Commands and events between the front and the worker: the only words the two processes share.
+
+Commands go front -> worker and are imperative; events come back and are past tense or nouns. Every
+event carries the worker's epoch; every event of a stream carries its uid, and every StreamItem its
+place in that stream. The front accepts only the current epoch, a known uid and the next number.
+
+For one uid the worker sends exactly: one Accepted and then items seq 0, 1, 2, ... of which the
+last, and only the last, has `finish` set; or one Refused and nothing else. After Abort, items
+already under way may still come; the last of them has finish "cancelled" (or what it ended with
+before the abort arrived), so the front knows when the uid is truly gone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from naiad.types import FinishReason, ModelInfo, SamplingParams
+
+
+class Command(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Base of what the front says."""
+
+
+class Submit(Command, frozen=True, tag=True, array_like=True):
+    """Run a request.
+
+    prompt: text (tokenised by the worker; BOS added once as the model wants) or token ids.
+    namespace: whose cache the prompt may share; sequences of other namespaces are invisible to it.
+    max_tokens: None for as many as the context holds.
+    """
+
+    uid: int
+    prompt: str | list[int]
+    max_tokens: int | None
+    sampling: SamplingParams
+    namespace: str = ""
+
+
+class Abort(Command, frozen=True, tag=True, array_like=True):
+    """Stop work for a uid. Unknown or finished uids are no error."""
+
+    uid: int
+
+
+class Tokenize(Command, frozen=True, tag=True, array_like=True):
+    """Ask for token ids; answered by Tokenized with the same call number."""
+
+    call: int
+    text: str
+    add_special: bool = True
+    parse_special: bool = True
+
+
+class Detokenize(Command, frozen=True, tag=True, array_like=True):
+    """Ask for the bytes of token ids; answered by Detokenized with the same call number."""
+
+    call: int
+    ids: list[int]
+    special: bool = True
+
+
+class Shutdown(Command, frozen=True, tag=True, array_like=True):
+    """Finish nothing, free everything, exit 0."""
+
+
+class Event(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Base of what the worker says."""
+
+    epoch: int
+
+
+class Loading(Event, frozen=True, tag=True, array_like=True):
+    """Model load progress, 0 to 1."""
+
+    progress: float
+
+
+class Ready(Event, frozen=True, tag=True, array_like=True):
+    """The model is loaded and has passed its self-test."""
+
+    model: ModelInfo
+
+
+class LoadFailed(Event, frozen=True, tag=True, array_like=True):
+    """The model cannot be loaded; the worker exits after this. code: see naiad.errors."""
+
+    code: str
+    message: str
+
+
+class Accepted(Event, frozen=True, tag=True, array_like=True):
+    """The request is valid and queued or running."""
+
+    uid: int
+    n_prompt: int
+
+
+class Refused(Event, frozen=True, tag=True, array_like=True):
+    """The request cannot run; nothing else will come for this uid."""
+
+    uid: int
+    code: str
+    message: str
+    details: dict[str, Any] = {}
+
+
+class StreamItem(msgspec.Struct, frozen=True, array_like=True):
+    """What one engine step did for one stream.
+
+    seq: 0, 1, 2, ... within the uid, no gaps.
+    tokens: ids chosen in this step, usually one, none in a bare end; data: their bytes, joined
+        (an end-of-generation token is counted in tokens but has no bytes).
+    finish: set on the last item only; n_cached: prompt tokens reused, meaningful from seq 0 on.
+    error: (code, message) when finish is "error".
+    """
+
+    uid: int
+    seq: int
+    tokens: list[int]
+    data: bytes
+    finish: FinishReason | None = None
+    n_cached: int = 0
+    error: tuple[str, str] | None = None
+
+
+class StepDone(Event, frozen=True, tag=True, array_like=True):
+    """Everything one engine step produced: one frame per step, not per token.
+
+    step: the worker's step counter (a heartbeat); items: one per stream that got something.
+    """
+
+    step: int
+    items: list[StreamItem]
+
+
+class Tokenized(Event, frozen=True, tag=True, array_like=True):
+    """Answer to Tokenize."""
+
+    call: int
+    ids: list[int]
+
+
+class Detokenized(Event, frozen=True, tag=True, array_like=True):
+    """Answer to Detokenize: raw bytes, possibly not valid UTF-8."""
+
+    call: int
+    data: bytes
+
+
+class CallFailed(Event, frozen=True, tag=True, array_like=True):
+    """Answer to Tokenize or Detokenize that could not be done. code: see naiad.errors."""
+
+    call: int
+    code: str
+    message: str
+
+
+class LogLine(Event, frozen=True, tag=True, array_like=True):
+    """A line of the worker's or the native library's log. level: debug, info, warning, error."""
+
+    level: str
+    logger: str
+    text: str
+
+
+AnyCommand = Submit | Abort | Tokenize | Detokenize | Shutdown
+AnyEvent = (
+    Loading
+    | Ready
+    | LoadFailed
+    | Accepted
+    | Refused
+    | StepDone
+    | Tokenized
+    | Detokenized
+    | CallFailed
+    | LogLine
+)

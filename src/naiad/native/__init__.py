@@ -1,0 +1,1 @@
+"""The only place with ctypes: owners of llama.cpp's handles."""

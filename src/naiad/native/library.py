@@ -1,0 +1,71 @@
+"""The loaded llama.cpp library: start-up, log lines, what it was built with.
+
+llama_cpp is imported before NumPy everywhere in this room: on toolchains that link the C++ runtime
+statically the other order crashes every model load.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+from collections import deque
+from typing import Any
+
+import llama_cpp as lib
+
+logger = logging.getLogger("naiad.native")
+
+#: ggml_log_level -> Python level, debug for the others; 5 continues the line before it.
+_LEVELS = {3: logging.WARNING, 4: logging.ERROR}
+_CONTINUE = 5
+
+
+class _LogRelay:
+    """Joins the fragments that llama.cpp logs into lines and remembers the latest errors."""
+
+    def __init__(self) -> None:
+        self.recent_errors: deque[str] = deque(maxlen=8)
+        self._pending = ""
+        self._level = logging.DEBUG
+        # ctypes keeps no reference to a callback: this attribute is what keeps it alive.
+        self.callback = lib.llama_log_callback(self._on_text)
+
+    def _on_text(self, level: int, text: bytes, _user_data: Any) -> None:
+        if level != _CONTINUE:
+            self._level = _LEVELS.get(level, logging.DEBUG)
+        self._pending += text.decode("utf-8", "replace")
+        *lines, self._pending = self._pending.split("\n")
+        for line in filter(None, (line.rstrip() for line in lines)):
+            if self._level >= logging.ERROR:
+                self.recent_errors.append(line)
+            logger.log(self._level, "%s", line)
+
+
+@functools.cache
+def start() -> _LogRelay:
+    """Initialise the backends once and route the native log to `naiad.native`."""
+    relay = _LogRelay()
+    lib.llama_log_set(relay.callback, ctypes.c_void_p(0))
+    lib.llama_backend_init()
+    return relay
+
+
+def recent_errors() -> list[str]:
+    """The latest error lines of the native library, oldest first, at most eight."""
+    return list(start().recent_errors)
+
+
+def system_info() -> str:
+    """llama.cpp's own line on the processor features it was built with and uses."""
+    return str(lib.llama_print_system_info().decode("utf-8", "replace")).strip(" |")
+
+
+def has_gpu() -> bool:
+    """True when this build can put layers on a GPU and one is there."""
+    return bool(lib.llama_supports_gpu_offload())
+
+
+def max_sequences() -> int:
+    """The most sequences one context of this build can hold."""
+    return int(lib.llama_max_parallel_sequences())

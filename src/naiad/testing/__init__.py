@@ -1,0 +1,1 @@
+"""Instruments: a scripted engine on the real protocol, and builders of the two exact models."""

@@ -1,0 +1,192 @@
+"""The internal vocabulary: what a request is once it is parsed, and what a stream can say.
+
+No wire name of any API stands here; dialects translate. Everything is frozen.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from naiad.errors import NaiadError
+
+
+class FinishReason(enum.StrEnum):
+    """Why a stream ended. Exactly one per stream."""
+
+    STOP = "stop"  # the model ended its turn, or a stop string matched
+    LENGTH = "length"  # max_tokens or the context is used up
+    CANCELLED = "cancelled"  # the caller hung up or aborted
+    ERROR = "error"  # something failed; Finished.error says what
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How the next token is chosen. Neutral values switch a stage off.
+
+    Crosses the process border inside Submit; every range is checked by the dialects first.
+    """
+
+    temperature: float = 1.0  # >= 0; 0 is greedy
+    top_k: int = 0  # >= 0; 0 is off
+    top_p: float = 1.0  # (0, 1]; 1 is off
+    min_p: float = 0.0  # [0, 1]; 0 is off
+    typical_p: float = 1.0  # (0, 1]; 1 is off
+    repetition_penalty: float = 1.0  # > 0; 1 is off
+    penalty_last_n: int = 64  # tokens looked back over; 0 is off, -1 the whole context
+    presence_penalty: float = 0.0  # [-2, 2]
+    frequency_penalty: float = 0.0  # [-2, 2]
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit), [-100, 100]
+    ignore_eos: bool = False  # end-of-generation tokens are never chosen
+    seed: int = 0  # [0, 2**64): the key of the counter-based draws; the dialect draws one if unset
+
+    @property
+    def is_greedy(self) -> bool:
+        """True when the draw does not depend on chance."""
+        return self.temperature <= 0 or self.top_k == 1
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    """Plain text, tokenised by the worker (special tokens in the text are recognised)."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrompt:
+    """Token ids, used as they are."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    """One turn. `role` is what the template knows: system, user, assistant, tool, ..."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """Turns, rendered by the model's own chat template.
+
+    continue_final: the last (assistant) turn is left open and the model goes on with it.
+    """
+
+    messages: tuple[ChatMessage, ...]
+    continue_final: bool = False
+    template_kwargs: tuple[tuple[str, Any], ...] = ()
+
+
+Prompt = TextPrompt | TokenPrompt | ChatPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """A validated request, free of any dialect.
+
+    max_tokens: None means "up to the end of the context". A value that reaches past the context
+        is no error; the stream then ends with LENGTH.
+    stop: strings that end the stream; not part of the text.
+    handle: the caller's own name for this generation (Kobold's genkey), for check and abort; never
+        used as a key of anything but the caller's own registry entry.
+    model: the model the caller named, as sent; None when the request names none.
+    """
+
+    prompt: Prompt
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    stream: bool = False
+    model: str | None = None
+    handle: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `identity` separates callers from each other: the key's id and the peer's host."""
+
+    identity: str
+    namespace: str = ""  # whose prefix cache this caller shares
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one stream; cached_tokens are those of the prompt that were not computed."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The engine has accepted the request. Always the first event; headers may follow it."""
+
+    n_prompt: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """New text, valid Unicode, never empty. One delta may carry several tokens."""
+
+    text: str
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end. Always the last event, exactly once; `error` is set when reason is ERROR."""
+
+    reason: FinishReason
+    usage: Usage
+    matched_stop: str | None = None
+    error: NaiadError | None = None
+
+
+StreamEvent = Started | TextDelta | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The fold of a whole stream: what a non-streamed answer is made of."""
+
+    text: str
+    finished: Finished
+
+
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the engine really runs with, as /health reports it under `engine`."""
+
+    threads: int = 0
+    flash_attention: bool = False
+    kv_type: str = "f16"
+    kv_unified: bool = True
+    n_ubatch: int = 512
+    gpu_layers: int = 0
+    n_ctx: int = 0  # each request's limit, tokens
+    pool_cells: int = 0  # cells that all requests share
+    parallel: int = 0  # sequences in one batch
+    extra_buffers: bool = True  # repacked weights (AMX and friends) in use
+    build: str = ""  # llama.cpp's system-info line
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What the front needs to know of the loaded model."""
+
+    name: str  # file stem, e.g. "SmolLM2-135M-Instruct.Q4_1"
+    description: str = ""  # llama.cpp's one-line description
+    architecture: str = ""
+    n_params: int = 0
+    size_bytes: int = 0
+    n_ctx_train: int = 0
+    n_vocab: int = 0
+    chat_template: str | None = None
+    bos_token: str = ""
+    eos_token: str = ""
+    add_bos: bool = False
+    engine: EngineSettings = msgspec.field(default_factory=EngineSettings)
