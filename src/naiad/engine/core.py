@@ -30,7 +30,7 @@ from naiad.types import FinishReason
 logger = logging.getLogger("naiad.engine")
 
 #: Waiting for another request's prefill is worth it from this many shared tokens on.
-_WORTH_WAITING = 64
+_WORTH_WAITING = 16
 
 
 class TokenTable(Protocol):

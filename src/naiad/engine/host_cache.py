@@ -91,8 +91,7 @@ class HostCache(Generic[S]):
         block = Block(own, start, state, n_bytes, parent, last_used=next(self._clock))
         parent.children.append(block)
         self.n_bytes += n_bytes
-        self._evict(keep=block)
-        return True
+        return self._evict_down_to_capacity(keep=block)
 
     def clear(self) -> None:
         self._roots.clear()
@@ -114,12 +113,15 @@ class HostCache(Generic[S]):
             if not child.children:
                 self._remove(child)
 
-    def _evict(self, keep: Block[S]) -> None:
+    def _evict_down_to_capacity(self, keep: Block[S]) -> bool:
+        """Drop leaves, longest unused first. False: even `keep` had to go, its path is too long."""
         while self.n_bytes > self.capacity:
             leaves = [b for b in self._blocks() if not b.children and b is not keep]
-            if not leaves:
-                return
-            self._remove(min(leaves, key=lambda b: b.last_used))
+            victim = min(leaves, key=lambda b: b.last_used, default=keep)
+            self._remove(victim)
+            if victim is keep:
+                return False
+        return True
 
     def _remove(self, block: Block[S]) -> None:
         if block.parent is not None:
@@ -137,7 +139,7 @@ class HostCache(Generic[S]):
         """Raises AssertionError when the books do not agree with the tree."""
         blocks = list(self._blocks())
         assert self.n_bytes == sum(b.n_bytes for b in blocks)
-        assert self.n_bytes <= self.capacity or len(blocks) <= 1
+        assert self.n_bytes <= self.capacity
         for block in blocks:
             assert block.parent is not None
             assert block.start == block.parent.end

@@ -1,0 +1,291 @@
+"""The small pieces of the engine: scheduler, host cache, draws, sizing."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from naiad.engine import sizing
+from naiad.engine.base import CoreJob
+from naiad.engine.host_cache import BLOCK, HostCache
+from naiad.engine.sampling import Sampler, draw, uniform
+from naiad.engine.scheduler import StepBudget, plan
+from naiad.engine.sequence import Sequence, common_prefix
+from naiad.errors import ConfigError
+from naiad.native.sampler import CANDIDATE, Candidates
+from naiad.types import SamplingParams
+
+
+def sequence(n_prompt: int, computed: int = 0) -> Sequence:
+    made = Sequence(CoreJob(n_prompt, tuple(range(n_prompt)), 8, SamplingParams()))
+    made.computed = computed
+    return made
+
+
+# -- sequence ---------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.integers(0, 2), max_size=200),
+    st.lists(st.integers(0, 2), max_size=200),
+    st.integers(0, 200),
+)
+def test_common_prefix_is_what_a_loop_says(a: list[int], tail: list[int], cut: int) -> None:
+    b = a[:cut] + tail
+    n = 0
+    while n < min(len(a), len(b)) and a[n] == b[n]:
+        n += 1
+    assert common_prefix(a, b) == n
+
+
+# -- scheduler --------------------------------------------------------------------------------
+
+
+def test_alone_a_prompt_gets_the_whole_budget() -> None:
+    [chunk] = plan([sequence(1000)], StepBudget(alone=512, beside=128))
+    assert chunk.n_tokens == 512
+    assert not chunk.is_last
+
+
+def test_decoding_comes_first_and_shrinks_the_rest() -> None:
+    budget = StepBudget(alone=512, beside=100)
+    chunks = plan([sequence(70), sequence(50), sequence(9, 8), sequence(90)], budget)
+    assert [(c.sequence.n_prompt, c.n_tokens) for c in chunks] == [(9, 1), (70, 70), (50, 30)]
+    assert [c.is_last for c in chunks] == [True, True, False]
+
+
+def test_nothing_to_run_is_an_empty_plan() -> None:
+    assert plan([], StepBudget()) == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 300), st.integers(0, 299)), max_size=20),
+    st.integers(1, 64),
+    st.integers(1, 64),
+)
+def test_plans_keep_their_bounds(shapes: list[tuple[int, int]], alone: int, beside: int) -> None:
+    sequences = [sequence(n, min(c, n - 1)) for n, c in shapes]
+    chunks = plan(sequences, StepBudget(alone=alone, beside=beside))
+    decoding = [c for c in chunks if c.sequence.n_pending == 1]
+    prefill = sum(c.n_tokens for c in chunks if c.sequence.n_pending > 1)
+    assert len(decoding) == sum(s.n_pending == 1 for s in sequences)
+    assert prefill <= (beside if decoding else alone)
+    assert all(1 <= c.n_tokens <= c.sequence.n_pending for c in chunks)
+    assert bool(chunks) == bool(sequences)
+
+
+# -- host cache -------------------------------------------------------------------------------
+
+
+def save_all(cache: HostCache[str], namespace: str, tokens: list[int], size: int = 10) -> None:
+    for start in list(cache.missing(namespace, tokens)):
+        assert cache.add(namespace, tokens, start, f"{namespace}:{start}", size)
+
+
+def matched(cache: HostCache[str], namespace: str, tokens: list[int]) -> int:
+    return sum(m.n_tokens for m in cache.match(namespace, tokens))
+
+
+def test_what_was_saved_is_found() -> None:
+    cache: HostCache[str] = HostCache(1000)
+    tokens = list(range(BLOCK * 2 + 10))
+    save_all(cache, "a", tokens)
+    assert matched(cache, "a", [*tokens, 1, 2]) == len(tokens)
+    assert matched(cache, "a", tokens[: BLOCK + 5]) == BLOCK + 5
+    assert matched(cache, "b", tokens) == 0
+    assert list(cache.missing("a", tokens)) == []
+    cache.check_integrity()
+
+
+def test_a_longer_conversation_replaces_its_shorter_tail() -> None:
+    cache: HostCache[str] = HostCache(1000)
+    save_all(cache, "", list(range(BLOCK + 5)))
+    save_all(cache, "", list(range(BLOCK + 60)))
+    assert cache.n_bytes == 20
+    assert matched(cache, "", list(range(500))) == BLOCK + 60
+    cache.check_integrity()
+
+
+def test_branches_live_side_by_side() -> None:
+    cache: HostCache[str] = HostCache(1000)
+    stem = list(range(BLOCK))
+    save_all(cache, "", [*stem, 1, 2, 3])
+    save_all(cache, "", [*stem, 1, 2, 9, 9])
+    assert cache.n_bytes == 30
+    assert matched(cache, "", [*stem, 1, 2, 3, 4]) == BLOCK + 3
+    assert matched(cache, "", [*stem, 1, 2, 9, 9]) == BLOCK + 4
+    assert matched(cache, "", [*stem, 1, 7]) == BLOCK + 1
+
+
+def test_the_least_recently_used_leaf_goes_first() -> None:
+    cache: HostCache[str] = HostCache(30)
+    save_all(cache, "", [1] * 10)
+    save_all(cache, "", [2] * 10)
+    save_all(cache, "", [3] * 10)
+    matched(cache, "", [1] * 10)
+    save_all(cache, "", [4] * 10)
+    assert [matched(cache, "", [t] * 10) for t in (1, 2, 3, 4)] == [10, 0, 10, 10]
+    cache.check_integrity()
+
+
+def test_a_block_whose_beginning_is_gone_is_not_kept() -> None:
+    cache: HostCache[str] = HostCache(30)
+    assert not cache.add("", list(range(BLOCK * 2)), BLOCK, "orphan", 10)
+    assert not cache.add("", [1], 0, "too large", 31)
+    cache.check_integrity()
+
+
+@given(st.integers(0, 2**32), st.integers(20, 400))
+def test_host_cache_never_overflows_nor_lies(seed: int, capacity: int) -> None:
+    rng = random.Random(seed)
+    cache: HostCache[tuple[int, ...]] = HostCache(capacity)
+    known: list[list[int]] = [[]]
+    for _ in range(30):
+        base = rng.choice(known)
+        tokens = base[: rng.randrange(len(base) + 1)] + [
+            rng.randrange(3) for _ in range(rng.randrange(1, BLOCK * 2))
+        ]
+        known.append(tokens)
+        for start in list(cache.missing("", tokens)):
+            cache.add("", tokens, start, tuple(tokens[start : start + BLOCK]), rng.randrange(1, 40))
+        cache.check_integrity()
+        wanted = rng.choice(known)
+        at = 0
+        for match in cache.match("", wanted):
+            state = match.block.state
+            assert state is not None
+            assert match.block.start == at
+            assert list(state[: match.n_tokens]) == wanted[at : at + match.n_tokens]
+            at += match.n_tokens
+
+
+# -- draws ------------------------------------------------------------------------------------
+
+
+def test_draws_depend_on_their_place_alone() -> None:
+    assert uniform(1, 0, 5) == uniform(1, 0, 5)
+    places = {uniform(s, c, p) for s in range(5) for c in range(3) for p in range(50)}
+    assert len(places) == 5 * 3 * 50
+    assert all(0 <= u < 1 for u in places)
+
+
+def test_draws_follow_the_distribution() -> None:
+    rows = np.zeros(3, CANDIDATE)
+    rows["id"] = [10, 20, 30]
+    rows["logit"] = np.log([0.5, 0.3, 0.2])
+    counts = Counter(draw(rows, uniform(7, 0, i)) for i in range(20_000))
+    shares = [counts[t] / 20_000 for t in (10, 20, 30)]
+    assert shares == pytest.approx([0.5, 0.3, 0.2], abs=0.015)
+
+
+@pytest.mark.parametrize("u", [0.0, 0.999999999999])
+def test_the_ends_of_the_interval_are_tokens(u: float) -> None:
+    rows = np.zeros(2, CANDIDATE)
+    rows["id"] = [4, 5]
+    assert draw(rows, u) == (4 if u == 0 else 5)
+
+
+def sampled(params: SamplingParams, logits: list[float], prompt: list[int] | None = None) -> int:
+    sampler = Sampler(params, len(logits), 64, frozenset({0}), prompt or [1])
+    try:
+        return sampler.sample(np.array(logits, np.float32), 3, Candidates(len(logits)))
+    finally:
+        sampler.close()
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("params", "want"),
+    [
+        (SamplingParams(temperature=0), 0),
+        (SamplingParams(temperature=0, ignore_eos=True), 2),
+        (SamplingParams(top_k=1, temperature=5), 0),
+        (SamplingParams(temperature=0, logit_bias=((3, 50.0),)), 3),
+        (SamplingParams(temperature=0, logit_bias=((0, -100.0), (99, 5.0))), 2),
+        (SamplingParams(top_p=0.01), 0),
+        (SamplingParams(min_p=0.999), 0),
+        (SamplingParams(temperature=0.001), 0),
+    ],
+)
+def test_stages_do_what_they_say(params: SamplingParams, want: int) -> None:
+    assert sampled(params, [9.0, 1.0, 8.0, -2.0]) == want
+
+
+@pytest.mark.engine
+def test_penalties_look_back_over_the_prompt() -> None:
+    params = SamplingParams(temperature=0, repetition_penalty=3.0)
+    assert sampled(params, [9.0, 1.0, 8.0, -2.0], prompt=[0, 0, 1]) == 2
+    limited = SamplingParams(temperature=0, repetition_penalty=3.0, penalty_last_n=1)
+    assert sampled(limited, [9.0, 1.0, 8.0, -2.0], prompt=[0, 0, 1]) == 0
+    whole = SamplingParams(temperature=0, presence_penalty=2.0, penalty_last_n=-1)
+    assert sampled(whole, [9.0, 1.0, 8.0, -2.0], prompt=[0, *[1] * 60]) == 2
+
+
+@pytest.mark.engine
+def test_the_seed_decides_and_nothing_else() -> None:
+    logits = [1.0] * 50
+    by_seed = [sampled(SamplingParams(seed=s), logits) for s in range(20)]
+    assert by_seed == [sampled(SamplingParams(seed=s), logits) for s in range(20)]
+    assert len(set(by_seed)) > 5
+
+
+# -- sizing -----------------------------------------------------------------------------------
+
+GIB = 1 << 30
+
+
+def test_the_pool_is_at_most_parallel_times_ctx() -> None:
+    size = sizing.choose_pool(
+        ctx=1024, n_ctx_train=8192, parallel=4, bytes_per_cell=1000, free_bytes=16 * GIB
+    )
+    assert size == sizing.PoolSize(1024, 4096)
+
+
+def test_the_pool_takes_a_quarter_of_the_memory() -> None:
+    size = sizing.choose_pool(
+        ctx=None, n_ctx_train=131072, parallel=8, bytes_per_cell=128 << 10, free_bytes=8 * GIB
+    )
+    assert size.n_ctx == size.n_cells == 16384
+
+
+def test_a_context_that_was_asked_for_is_honoured_or_refused() -> None:
+    size = sizing.choose_pool(
+        ctx=40000, n_ctx_train=8192, parallel=1, bytes_per_cell=128 << 10, free_bytes=8 * GIB
+    )
+    assert size.n_ctx == 40000
+    assert size.n_cells == 40192
+    with pytest.raises(ConfigError, match="at most 49152 tokens fit"):
+        sizing.choose_pool(
+            ctx=60000, n_ctx_train=8192, parallel=1, bytes_per_cell=128 << 10, free_bytes=8 * GIB
+        )
+
+
+@pytest.mark.parametrize(
+    ("asked", "logical", "physical", "want"),
+    [(3, 8, 4, 3), (None, 2, 1, 2), (None, 16, 8, 8), (None, 1, 1, 1), (None, 6, 12, 6)],
+)
+def test_threads(asked: int | None, logical: int, physical: int, want: int) -> None:
+    assert sizing.choose_threads(asked, logical=logical, physical=physical) == want
+
+
+def test_flash_attention_by_machine() -> None:
+    def choose(asked: bool | None, kv: str, gpu: bool, amx: bool) -> bool:
+        return sizing.choose_flash_attention(asked, kv_type=kv, on_gpu=gpu, uses_amx=amx)
+
+    assert choose(None, "f16", False, False)
+    assert not choose(None, "f16", False, True)
+    assert choose(None, "f16", True, True)
+    assert choose(False, "q8_0", False, True)  # a quantised cache cannot do without
+    assert not choose(False, "f16", True, False)
+
+
+def test_gpu_layers_are_tried_whole_model_first() -> None:
+    assert sizing.gpu_layer_tries("auto", n_layer=32, has_gpu=True) == [33, 24, 16, 8, 0]
+    assert sizing.gpu_layer_tries(5, n_layer=32, has_gpu=True) == [5]
+    assert sizing.gpu_layer_tries(99, n_layer=32, has_gpu=True) == [33]
+    assert sizing.gpu_layer_tries(99, n_layer=32, has_gpu=False) == [0]
