@@ -1,0 +1,79 @@
+# The chores, one word each. `make serve` and `make test` need Python, a C++ compiler and the
+# package index; nothing else. Works with GNU make 3.81 (macOS).
+#
+#   make setup [GPU=cuda|vulkan|metal|none]   environment, engine compiled for this machine, starter
+#   make serve [ARGS="--port 8080"]           all of setup, then serve the starter model
+#   make test                                 all of setup, then every check
+#   make lint | bench | clean
+
+PYTHON ?= python3
+GPU ?=
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+.PHONY: help setup serve test lint bench clean engine starter dev models
+
+help:
+	@sed -n 's/^#  *make/make/p' Makefile
+
+setup: starter
+	@echo "Ready: $(BIN)/naiad serve"
+
+serve: starter
+	@exec $(BIN)/naiad serve $(ARGS)
+
+test: dev models
+	@$(MAKE) --no-print-directory check
+
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: starter
+	@exec $(BIN)/naiad bench $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.PHONY: check
+check: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+# --- the steps of setup; each does nothing when it has been done ---
+
+$(STAMP)-venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "naiad needs Python 3.11 or later as $(PYTHON); name another one: make setup PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@echo "Creating $(VENV) with `$(PYTHON) --version`."
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "Python cannot create a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	  rm -rf $(VENV); exit 1; }
+	@touch $@
+
+engine: $(STAMP)-venv
+	@PYTHONPATH=src $(BIN)/python -m naiad.setup.engine --gpu "$(GPU)"
+
+$(STAMP)-installed: $(STAMP)-venv pyproject.toml | engine
+	@echo "Installing naiad and the packages it needs."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@PYTHONPATH=src $(BIN)/python -m naiad.setup.engine --check
+	@touch $@
+
+$(STAMP)-dev: $(STAMP)-installed
+	@echo "Installing the packages that tests need."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+starter: engine $(STAMP)-installed
+	@$(BIN)/naiad pull starter
+
+dev: starter $(STAMP)-dev
+
+# Sliding-window attention is where naive cache reuse breaks, so tests want a model that has it.
+models: starter
+	@$(BIN)/naiad pull gemma3

@@ -1,0 +1,165 @@
+"""`naiad bench`: point it at any OpenAI-compatible or Kobold server."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from naiad.bench.client import Client, Target
+    from naiad.bench.figures import Summary
+    from naiad.bench.scenarios import Sizes, Tick
+
+_NAMES = ("consecutive", "concurrent", "shared-prefix", "interference")
+_COUNT = click.IntRange(1, 10_000)
+_WIDTH = 110  # columns of the table in a file or a pipe
+_LENGTH = click.IntRange(1, 1_000_000)
+
+
+def _concurrency(_context: click.Context, _param: click.Parameter, value: str) -> tuple[int, ...]:
+    """Read "1,4,16"."""
+    try:
+        steps = tuple(int(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter("must be numbers with commas between, such as 1,4,16") from error
+    if not all(1 <= step <= 4096 for step in steps):
+        raise click.BadParameter("each number must be from 1 to 4096")
+    return steps
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("scenario", type=click.Choice([*_NAMES, "all"]), default="all")
+@click.option("--url", default="http://127.0.0.1:5001", help="The server to ask.")
+@click.option("--dialect", type=click.Choice(["openai", "completions", "kobold"]), default="openai")
+@click.option("--key", default="", envvar="NAIAD_BENCH_KEY", help="API key, if it needs one.")
+@click.option("--model", default="default", help="Model name to send.")
+@click.option("--streams", type=_COUNT, default=30, help="consecutive: how many.")
+@click.option("--concurrency", default="1,4,16", callback=_concurrency, help="concurrent: steps.")
+@click.option("--prompt-tokens", type=_LENGTH, default=80, help="Prompt length, about.")
+@click.option("--tokens", type=_LENGTH, default=64, help="Answer length.")
+@click.option("--sharers", type=_COUNT, default=16, help="shared-prefix: how many at once.")
+@click.option("--prefix-tokens", type=_LENGTH, default=1700, help="shared-prefix: shared length.")
+@click.option("--running", type=_COUNT, default=4, help="interference: streams that run.")
+@click.option("--long-tokens", type=_LENGTH, default=2000, help="interference: newcomer's prompt.")
+@click.option("--ignore-eos/--no-ignore-eos", default=True, help="Ask for full-length answers.")
+@click.option("--seed", type=int, help="Ask the same questions again.  [default: new ones]")
+@click.option("--timeout", type=click.FloatRange(1, 3600), default=300.0, help="Per request, s.")
+@click.option("--time-limit", type=click.FloatRange(1, 86400), default=1800.0, help="In all, s.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Also write the report as JSON; - for standard output.",
+)
+def bench(
+    scenario: str,
+    url: str,
+    dialect: str,
+    key: str,
+    model: str,
+    timeout: float,
+    time_limit: float,
+    seed: int | None,
+    json_path: Path | None,
+    **counts: Any,
+) -> None:
+    """Load a server with streams and report what a client sees.
+
+    Times are taken at the socket. Exits with 1 when any stream failed or was wrong, or when the
+    time limit was reached.
+    """
+    from naiad.bench.client import Client, parse_target
+    from naiad.bench.scenarios import Sizes
+    from naiad.errors import ConfigError
+
+    try:
+        target = parse_target(url, dialect=dialect, model=model, key=key, timeout_s=timeout)
+    except ConfigError as error:
+        raise click.UsageError(error.message) from error
+    sizes = Sizes(rng=random.Random(seed), **counts)
+    names = _NAMES if scenario == "all" else (scenario,)
+    lines, is_complete = _run(Client(target), names, sizes, time_limit)
+    _show(target, lines, json_path)
+    if not is_complete:
+        click.echo(f"stopped at the time limit of {time_limit:g} s", err=True)
+    if not is_complete or any(line.failed or line.wrong for line in lines):
+        sys.exit(1)
+
+
+def _run(
+    client: Client, names: Sequence[str], sizes: Sizes, time_limit: float
+) -> tuple[list[Summary], bool]:
+    """Run the scenarios under a progress bar; False with what there is when time ran out."""
+    import asyncio
+
+    import uvloop
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from naiad.bench.scenarios import num_streams
+
+    lines: list[Summary] = []
+    with (
+        Progress(console=Console(stderr=True), transient=True) as progress,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        bar = progress.add_task("starting", total=sum(num_streams(n, sizes) for n in names))
+
+        def tick() -> None:
+            progress.advance(bar)
+
+        def announce(name: str) -> None:
+            progress.update(bar, description=name)
+
+        try:
+            runner.run(_scenarios(client, names, sizes, lines, tick, announce, time_limit))
+        except TimeoutError:
+            return lines, False
+    return lines, True
+
+
+async def _scenarios(
+    client: Client,
+    names: Sequence[str],
+    sizes: Sizes,
+    lines: list[Summary],
+    tick: Tick,
+    announce: Callable[[str], None],
+    time_limit: float,
+) -> None:
+    import asyncio
+
+    from naiad.bench.scenarios import SCENARIOS
+
+    async with asyncio.timeout(time_limit):
+        for name in names:
+            announce(name)
+            lines += await SCENARIOS[name](client, sizes, tick)
+
+
+def _show(target: Target, lines: Sequence[Summary], json_path: Path | None) -> None:
+    """The table on standard output, or on standard error when the JSON takes that place."""
+    from rich.console import Console
+
+    from naiad.bench.report import as_json, notes, table
+
+    to_stdout = json_path is not None and str(json_path) == "-"
+    console = Console(stderr=to_stdout)
+    if not console.is_terminal:
+        console.width = _WIDTH
+    if lines:
+        console.print(table(lines))
+    for note in notes(lines):
+        console.print(note, markup=False, highlight=False)
+    if json_path is None:
+        return
+    if to_stdout:
+        click.echo(as_json(target, lines).decode(), nl=False)
+    else:
+        json_path.write_bytes(as_json(target, lines))

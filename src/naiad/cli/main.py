@@ -1,0 +1,85 @@
+"""The `naiad` command. Each subcommand is imported only when it is the one that runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from naiad import __version__
+from naiad.errors import NaiadError
+
+#: name -> (where its click command is, what the help of `naiad` says)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "serve": ("naiad.cli.serve:serve", "Serve a model over the OpenAI and KoboldAI APIs."),
+    "pull": ("naiad.cli.models:pull", "Fetch a model by name."),
+    "list": ("naiad.cli.models:list_models", "List the installed models."),
+    "show": ("naiad.cli.models:show", "Tell what a model file says about itself."),
+    "rm": ("naiad.cli.models:remove", "Delete an installed model."),
+    "doctor": ("naiad.cli.doctor:doctor", "Check this machine and say what to mend."),
+    "bench": ("naiad.bench.command:bench", "Load a server with streams and time what comes back."),
+}
+
+EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and loads only the one asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        formatter: click.HelpFormatter,
+    ) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="naiad")
+def cli() -> None:
+    """A local LLM server whose streams cannot be wrong.
+
+    Start with: naiad pull starter, then: naiad serve
+    """
+
+
+def main() -> NoReturn:
+    """Entry point of the `naiad` script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line and return its exit status.
+
+    0 done, 1 an error (one sentence on stderr), 2 wrong usage, 130 interrupted.
+    """
+    try:
+        status = cli.main(list(arguments), prog_name="naiad", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except NaiadError as error:
+        click.echo(f"naiad: {error.message}", err=True)
+        return EXIT_USAGE if error.details.get("source") == "flag" else EXIT_ERROR
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; Python must not complain when it flushes at exit.
+        sys.stdout = sys.stderr
+        return EXIT_ERROR

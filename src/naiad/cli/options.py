@@ -1,0 +1,60 @@
+"""Options of commands, made from the table of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from naiad.cli.settings import BY_NAME, SETTINGS, Setting, load
+from naiad.models.catalogue import models_dir
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+config_option = click.option(
+    "--config", metavar="FILE", help="Settings file (default: naiad.toml in the config folder)."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def setting_option(setting: Setting) -> Callable[[F], F]:
+    """The option of one setting. Values stay texts: cli.settings checks them all the same way."""
+    declarations = [setting.flag, setting.name]
+    shown: dict[str, Any] = {"default": None, "help": _help(setting), "hidden": setting.hidden}
+    if setting.is_bool and setting.default is False:
+        shown |= {"is_flag": True, "flag_value": True}
+    elif setting.is_bool:
+        declarations[0] = f"{setting.flag}/--no-{setting.flag.removeprefix('--')}"
+    else:
+        shown |= {"type": str, "metavar": _metavar(setting), "multiple": setting.is_list}
+    return click.option(*declarations, **shown)
+
+
+def settings_options(*names: str) -> Callable[[F], F]:
+    """The options of the named settings; of all but `model` when none is named."""
+    chosen = [BY_NAME[n] for n in names] or [s for s in SETTINGS if s.name != "model"]
+
+    def decorate(command: F) -> F:
+        for setting in reversed(chosen):
+            command = setting_option(setting)(command)
+        return command
+
+    return decorate
+
+
+def models_folder(flag: str | None, config: str | None = None) -> Path:
+    """The models folder that flag, environment and settings file agree on."""
+    return models_dir(load({"models_dir": flag}, file=config).models_dir)
+
+
+def _metavar(setting: Setting) -> str:
+    number = ["N"] if {int, float} & set(setting.kinds) else []
+    return "|".join([*setting.choices, *number]) or "TEXT"
+
+
+def _help(setting: Setting) -> str:
+    if setting.default in (None, (), False, ""):
+        return setting.help
+    return f"{setting.help}  [{str(setting.default).lower()}]"

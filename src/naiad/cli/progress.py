@@ -1,0 +1,100 @@
+"""Progress on standard error: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+import click
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+class Reporter(AbstractContextManager["Reporter"], Protocol):
+    """Shows how far a piece of work is. Work may have several stages, one after the other."""
+
+    def update(self, stage: str, done: float, total: float) -> None:
+        """Show that `done` of `total` is reached in this stage; both in the reporter's unit."""
+        ...
+
+
+def reporter(*, in_bytes: bool) -> Reporter:
+    """A reporter that suits standard error; without in_bytes, only per cent are shown."""
+    return BarReporter(in_bytes) if sys.stderr.isatty() else LineReporter(in_bytes)
+
+
+class LineReporter(Reporter):
+    """A plain line whenever another quarter is done; for logs and pipes."""
+
+    def __init__(self, in_bytes: bool) -> None:
+        self._in_bytes = in_bytes
+        self._last: tuple[str, int] | None = None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def update(self, stage: str, done: float, total: float) -> None:
+        quarter = int(done * 4 / total) if total else 4
+        if self._last == (stage, quarter):
+            return
+        self._last = (stage, quarter)
+        of = f" of {mebibytes(total)}" if self._in_bytes else ""
+        click.echo(f"{stage}: {quarter * 25} %{of}", err=True)
+
+
+class BarReporter(Reporter):
+    """One bar per stage, with speed and remaining time for bytes."""
+
+    def __init__(self, in_bytes: bool) -> None:
+        self._in_bytes = in_bytes
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()]
+        of_bytes = [DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
+        shown = [*columns, *(of_bytes if self._in_bytes else [])]
+        self._progress = Progress(*shown, console=Console(stderr=True), transient=True)
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def update(self, stage: str, done: float, total: float) -> None:
+        assert self._progress is not None, "use the reporter in a with statement"
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total)
+        self._progress.update(self._tasks[stage], completed=done, total=total)
+
+
+def mebibytes(n_bytes: float) -> str:
+    """A size for people: "93.8 MiB", "1.2 GiB"."""
+    if n_bytes >= 1 << 30:
+        return f"{n_bytes / (1 << 30):.1f} GiB"
+    return f"{n_bytes / (1 << 20):.1f} MiB"

@@ -1,0 +1,200 @@
+"""`naiad serve`: flags to a Config, a Config to a running server, and what is printed meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from naiad.cli.listen import base_url, key_for
+from naiad.cli.log import start_logging
+from naiad.cli.options import config_option, settings_options
+from naiad.cli.progress import mebibytes, reporter
+from naiad.cli.settings import load
+from naiad.config import Config
+from naiad.errors import ModelFileError
+from naiad.models.catalogue import find, installed, models_dir
+from naiad.models.sources import STARTER
+
+if TYPE_CHECKING:
+    import socket
+
+    from naiad.client.base import EngineClient
+    from naiad.types import ModelInfo
+
+#: How often the bar looks at how far the model's load is.
+REDRAW_S = 0.1
+
+
+@click.command()
+@click.argument("model", required=False)
+@settings_options()
+@config_option
+def serve(model: str | None, config: str | None, **flags: Any) -> None:
+    """Serve MODEL: a path, the name of an installed model, or nothing for the starter model.
+
+    Every option is also an environment variable (--kv-type is NAIAD_KV_TYPE) and a key of the
+    settings file (kv_type). A flag wins over the environment, which wins over the file.
+    """
+    settings = load({"model": model, **flags}, file=config)
+    start_logging(settings.log_level, as_json=settings.log_json)
+    settings = with_model(settings)
+    new_key = key_for(settings)
+    if new_key:
+        settings = msgspec.structs.replace(settings, api_key=new_key)
+    _serve(settings, new_key)
+
+
+def _serve(config: Config, new_key: str | None) -> None:
+    from naiad.http.serve import bind, run
+
+    sock = bind(config.host, config.port)
+    try:
+        run(_run_server(config, sock, new_key))
+    finally:
+        sock.close()
+
+
+async def _run_server(config: Config, sock: socket.socket, new_key: str | None) -> None:
+    from naiad.client.launch import engine_from
+    from naiad.http.app import build_app
+    from naiad.http.serve import serve as serve_http
+    from naiad.service.renderer import Renderer
+    from naiad.service.service import Service
+
+    folder = models_dir(config.models_dir)
+    engine = engine_from(config.engine)
+    service = Service(engine, config, Renderer(), lambda name: is_installed(name, folder))
+
+    async def announce() -> None:
+        model = await wait_with_progress(engine)
+        url = base_url(config.host, sock.getsockname()[1])
+        click.echo("\n".join(welcome(model, url, config, new_key)))
+        sys.stdout.flush()
+
+    await serve_http(build_app(service, config), service, config, sock, announce)
+
+
+def with_model(config: Config) -> Config:
+    """The config with the path of the model's file; a damaged file is refused here.
+
+    On a terminal, the starter model is fetched when it is asked for and missing.
+
+    Raises:
+        ModelFileError: there is no such model, or the file is no usable GGUF file.
+    """
+    from naiad.models.gguf import read_header
+
+    if config.engine.engine == "scripted":
+        return config
+    folder = models_dir(config.models_dir)
+    path = _starter(folder) if not config.engine.model else find(config.engine.model, folder)
+    read_header(path)
+    return msgspec.structs.replace(
+        config, engine=msgspec.structs.replace(config.engine, model=str(path))
+    )
+
+
+def _starter(folder: Path) -> Path:
+    try:
+        return find(None, folder)
+    except ModelFileError:
+        if not sys.stderr.isatty():
+            raise
+    from naiad.cli.models import fetch
+
+    return fetch(STARTER.name, folder)
+
+
+def is_installed(name: str, folder: Path) -> bool:
+    """True when a model of that name is in the models folder."""
+    return name.lower() in {model.name.lower() for model in installed(folder)}
+
+
+async def wait_with_progress(engine: EngineClient) -> ModelInfo:
+    """Wait until the model is loaded, showing how far it is. Raises what `wait_ready` raises."""
+    ready = asyncio.ensure_future(engine.wait_ready())
+    try:
+        with reporter(in_bytes=False) as progress:
+            while not ready.done():
+                progress.update("Loading the model", engine.status.progress, 1.0)
+                await asyncio.wait({ready}, timeout=REDRAW_S)
+    finally:
+        ready.cancel()
+    return ready.result()
+
+
+def welcome(model: ModelInfo, url: str, config: Config, new_key: str | None) -> list[str]:
+    """The lines that say what is loaded, how, and where to point a client."""
+    key = new_key or config.api_key
+    auth = f" -H 'Authorization: Bearer {new_key or 'YOUR_KEY'}'" if key else ""
+    lines = ["", f"naiad serves {model.name} on {url}", ""]
+    lines += [f"  {label:<9} {text}" for label, text in _facts(model)]
+    if new_key:
+        lines += ["", "  This server can be reached from other machines, so it asks for a key."]
+        lines += [f"  The key of this run, shown only here: {new_key}"]
+    elif config.no_auth:
+        lines += ["", "  No key is asked for: whoever can reach this port can use the model."]
+    lines += [
+        "",
+        f"  OpenAI clients                base URL {url}/v1",
+        f"  SillyTavern, KoboldAI clients API URL  {url}",
+        "",
+        f"  curl -N {url}/v1/chat/completions{auth} -H 'Content-Type: application/json' \\",
+        """    -d '{"messages":[{"role":"user","content":"Hello!"}],"stream":true}'""",
+        "",
+        "  Ctrl-C stops the server.",
+    ]
+    return lines
+
+
+def _facts(model: ModelInfo) -> list[tuple[str, str]]:
+    engine = model.engine
+    facts = [("model", _describe_model(model))]
+    facts.append(
+        (
+            "settings",
+            f"{engine.threads} threads, {engine.n_ctx:,} tokens per request, "
+            f"{engine.parallel} requests at a time, {engine.pool_cells:,} cells shared",
+        )
+    )
+    facts.append(
+        (
+            "memory",
+            f"KV cache {engine.kv_type}, flash attention {_on(engine.flash_attention)}, "
+            f"{engine.gpu_layers or 'no'} layers on a GPU",
+        )
+    )
+    facts += [("build", text) for text in _describe_build(engine.build)]
+    if not engine.extra_buffers:
+        facts.append(("note", "safe mode: repacked weights (AMX and friends) are off"))
+    return facts
+
+
+def _describe_model(model: ModelInfo) -> str:
+    told = [model.description or model.architecture]
+    if model.n_params:
+        told.append(f"{model.n_params / 1e6:,.0f} million weights")
+    if model.size_bytes:
+        told.append(mebibytes(model.size_bytes))
+    return ", ".join(filter(None, told)) or "scripted"
+
+
+def _describe_build(info: str) -> list[str]:
+    """The installed build as it was recorded, and llama.cpp's features that are on."""
+    from naiad.setup.engine import describe
+    from naiad.setup.record import load_record
+
+    if not info:
+        return []
+    record = load_record()
+    features = [part.split("=")[0].strip() for part in info.split("|") if "= 1" in part]
+    return [*([describe(record)] if record else []), ", ".join(features)]
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"

@@ -1,0 +1,59 @@
+"""KoboldAI's API and KoboldCpp's additions to it, as SillyTavern and KoboldAI Lite use them."""
+
+from __future__ import annotations
+
+from naiad.dialects.base import Access, Dialect, Handle, Operation, Parse
+from naiad.dialects.kobold import queries
+from naiad.dialects.kobold.errors import error_body
+from naiad.dialects.kobold.requests import parse_stream, parse_whole
+
+
+def _generate(path: str, parse: Parse) -> Operation:
+    return Operation("POST", path, Access.USER, parse=parse)
+
+
+def _query(method: str, path: str, handle: Handle, access: Access = Access.USER) -> Operation:
+    return Operation(method, path, access, handle=handle)
+
+
+def _classic(prefix: str) -> tuple[Operation, ...]:
+    # What clients ask before they know of a key is public; it tells nothing of what is run.
+    public = Access.PUBLIC
+    return (
+        _generate(f"{prefix}/generate", parse_whole),
+        _query("GET", f"{prefix}/model", queries.show_model),
+        _query("GET", f"{prefix}/info/version", queries.show_api_version, public),
+        _query("GET", f"{prefix}/config/max_length", queries.show_max_length, public),
+        _query("GET", f"{prefix}/config/max_context_length", queries.show_context_length, public),
+        _query("GET", f"{prefix}/config/soft_prompt", queries.show_soft_prompt, public),
+        _query("GET", f"{prefix}/config/soft_prompts_list", queries.list_soft_prompts, public),
+    )
+
+
+def _extra(prefix: str) -> tuple[Operation, ...]:
+    public = Access.PUBLIC
+    return (
+        _generate(f"{prefix}/generate/stream", parse_stream),
+        _query("GET", f"{prefix}/generate/check", queries.check_generation),
+        _query("POST", f"{prefix}/generate/check", queries.check_generation),
+        _query("POST", f"{prefix}/abort", queries.abort_generation),
+        _query("POST", f"{prefix}/tokencount", queries.count_tokens),
+        _query("POST", f"{prefix}/tokenize", queries.count_tokens),
+        _query("POST", f"{prefix}/detokenize", queries.detokenize),
+        _query("GET", f"{prefix}/version", queries.show_version, public),
+        _query("GET", f"{prefix}/true_max_context_length", queries.show_context_length, public),
+        _query("GET", f"{prefix}/perf", queries.show_perf),
+    )
+
+
+DIALECT = Dialect(
+    name="kobold",
+    operations=(
+        *_classic("/api/v1"),
+        *_classic("/api/latest"),
+        *_extra("/api/extra"),
+        _query("GET", "/props", queries.show_props),
+    ),
+    error_body=error_body,
+    prefixes=("/api/", "/props"),
+)

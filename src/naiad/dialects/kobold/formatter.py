@@ -1,0 +1,64 @@
+"""What KoboldAI's clients read: `event: message` with a token each, or one object.
+
+The last event has an empty token and the reason; there is no end marker. A failed stream's last
+event says "error" and carries the same `detail` as an error body. Cancelled streams end with
+"stop": whoever hung up does not read it, and one that was aborted has simply ended.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from naiad.dialects.base import Media
+from naiad.dialects.framing import SSE_PING, Template, sse, to_line
+from naiad.dialects.kobold.errors import detail_of
+from naiad.errors import InternalError
+from naiad.types import Completion, Finished, FinishReason, Started, TextDelta
+
+_EVENT = "message"
+_FINISH = {
+    FinishReason.STOP: "stop",
+    FinishReason.LENGTH: "length",
+    FinishReason.CANCELLED: "stop",
+    FinishReason.ERROR: "error",
+}
+# Nothing in an event depends on the request, so one template serves all streams.
+_TOKEN = Template({"token": Template.HOLE, "finish_reason": None}, _EVENT)
+
+
+class KoboldFormatter:
+    """Stateless: one stream's events look like another's."""
+
+    media = Media.SSE
+
+    def open(self, started: Started) -> bytes:  # noqa: ARG002 - the protocol's signature
+        """Nothing: the first event is the first token."""
+        return b""
+
+    def delta(self, delta: TextDelta) -> bytes:
+        """One token event."""
+        return _TOKEN.fill(delta.text)
+
+    def close(self, finished: Finished) -> bytes:
+        """The last event."""
+        last: dict[str, Any] = {"token": "", "finish_reason": _FINISH[finished.reason]}
+        if finished.reason is FinishReason.ERROR:
+            last["detail"] = detail_of(finished.error or InternalError("The answer failed."))
+        return sse(to_line(last), _EVENT)
+
+    def heartbeat(self) -> bytes:
+        """A comment."""
+        return SSE_PING
+
+    def whole(self, completion: Completion) -> Any:
+        """The object of an answer that is not streamed."""
+        usage = completion.finished.usage
+        result: dict[str, Any] = {
+            "text": completion.text,
+            "tool_calls": [],
+            "finish_reason": _FINISH[completion.finished.reason],
+            "logprobs": None,
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+        }
+        return {"results": [result]}

@@ -1,0 +1,157 @@
+"""OpenAI's two generation bodies.
+
+Names of other servers are read as well: llama-server's and vLLM's extras, and KoboldCpp's, because
+SillyTavern sends those to /v1/completions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from naiad.dialects.base import Parsed
+from naiad.dialects.fields import Fields, boolean, integer, listed, mapping, short_text
+from naiad.dialects.openai.formatter import ChatFormatter, Head, OpenAIFormatter, TextFormatter
+from naiad.dialects.prompts import read_messages, read_prompt, read_template_kwargs
+from naiad.dialects.sampling import (
+    ignored,
+    read_handle,
+    read_max_tokens,
+    read_object,
+    read_sampling,
+    read_stops,
+)
+from naiad.errors import InvalidRequest, Unsupported
+from naiad.types import (
+    ChatMessage,
+    ChatPrompt,
+    GenerateRequest,
+    ModelInfo,
+    Prompt,
+    SamplingParams,
+)
+
+MAX_MODEL_CHARS = 512
+
+#: The first that is present counts. None of them present: up to the end of the context.
+MAX_TOKENS = (
+    "max_completion_tokens",
+    "max_tokens",
+    "max_new_tokens",
+    "max_length",
+    "n_predict",
+)
+STOPS = ("stop", "stop_sequence", "stopping_strings")
+
+#: Variables that the server itself gives to a chat template.
+RESERVED_KWARGS = frozenset(
+    {"messages", "add_generation_prompt", "bos_token", "eos_token", "tools", "documents"}
+)
+
+
+def parse_completion(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
+    """POST /v1/completions."""
+    fields = Fields(body)
+    _refuse_unsupported(fields)
+    return _finish(fields, model, read_prompt(fields, model), TextFormatter, "cmpl")
+
+
+def parse_chat(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
+    """POST /v1/chat/completions."""
+    fields = Fields(body)
+    _refuse_unsupported(fields)
+    messages, unread = read_messages(fields)
+    kwargs, reserved = read_template_kwargs(fields, RESERVED_KWARGS)
+    prompt = ChatPrompt(
+        messages=messages,
+        continue_final=_continues(fields, messages),
+        template_kwargs=tuple(kwargs.items()),
+    )
+    return _finish(fields, model, prompt, ChatFormatter, "chatcmpl", unread + reserved)
+
+
+def _finish(
+    fields: Fields,
+    model: ModelInfo,
+    prompt: Prompt,
+    formatter: type[OpenAIFormatter],
+    kind: str,
+    without_effect: tuple[str, ...] = (),
+) -> Parsed:
+    request = GenerateRequest(
+        prompt=prompt,
+        sampling=read_sampling(fields, model, SamplingParams()),
+        max_tokens=read_max_tokens(fields, *MAX_TOKENS),
+        stop=read_stops(fields, *STOPS),
+        stream=fields.get(boolean, "stream") or False,
+        model=fields.get(short_text(MAX_MODEL_CHARS), "model") or None,
+        handle=read_handle(fields),
+    )
+    options = read_object(fields, "stream_options")
+    include_usage = options.get(boolean, "include_usage") or False
+    fields.find("max_context_length", "truncation_length", "num_ctx")  # the server's own holds
+    return Parsed(
+        request=request,
+        formatter=formatter(Head.new(model.name, kind), include_usage=include_usage),
+        ignored=ignored(fields) + listed(without_effect),
+    )
+
+
+def _continues(fields: Fields, messages: tuple[ChatMessage, ...]) -> bool:
+    """Whether the last turn is to be gone on with; three servers, three ways to say so."""
+    wants = {
+        "continue_final_message": fields.get(boolean, "continue_final_message") is True,
+        "add_generation_prompt": fields.get(boolean, "add_generation_prompt") is False,
+    }
+    is_assistant = messages[-1].role == "assistant"
+    for name, is_wanted in wants.items():
+        if is_wanted and not is_assistant:
+            raise InvalidRequest(
+                f"'{name}' asks to continue the last message, but its role is not assistant.",
+                param=name,
+            )
+    # KoboldCpp's switch is a standing wish: without an assistant's turn there is nothing to do.
+    standing = fields.get(boolean, "continue_assistant_turn") is True
+    return any(wants.values()) or (standing and is_assistant)
+
+
+def _is_one(name: str, value: Any) -> bool:
+    return integer(0)(name, value) <= 1
+
+
+def _is_off(name: str, value: Any) -> bool:
+    return not boolean(name, value)
+
+
+def _is_empty(_name: str, value: Any) -> bool:
+    return value in ("", [], {})
+
+
+def _is_plain_text(name: str, value: Any) -> bool:
+    return bool(mapping(name, value).get("type", "text") == "text")
+
+
+def _is_free(_name: str, value: Any) -> bool:
+    return value in ("auto", "none")
+
+
+#: Fields that change what an answer means, so that leaving them out would be a wrong answer.
+_UNSUPPORTED: tuple[tuple[str, Callable[[str, Any], bool], str], ...] = (
+    ("n", _is_one, "one choice per request"),
+    ("best_of", _is_one, "one candidate per request"),
+    ("echo", _is_off, "answers without the prompt"),
+    ("suffix", _is_empty, "no insertion before a suffix"),
+    ("response_format", _is_plain_text, "plain text answers"),
+    ("tool_choice", _is_free, "no forced tool calls"),
+)
+
+
+def _refuse_unsupported(fields: Fields) -> None:
+    body = fields.unread()
+    for name, is_harmless, offer in _UNSUPPORTED:
+        if name in body and not is_harmless(name, body[name]):
+            raise Unsupported(
+                f"'{name}' is not supported with this value: this version offers {offer}.",
+                param=name,
+            )
+    fields.find("n", "best_of", "echo", "suffix", "response_format")

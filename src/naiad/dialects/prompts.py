@@ -1,0 +1,102 @@
+"""Prompts and conversations, as several dialects spell them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from naiad.dialects.fields import Fields, array, mapping, short_text, text, token_ids, wrong_kind
+from naiad.errors import ContextExceeded, InvalidRequest, Unsupported
+from naiad.types import ChatMessage, ModelInfo, TextPrompt, TokenPrompt
+
+MAX_ROLE_CHARS = 64
+
+#: OpenAI's newer name; chat templates know the older one.
+_ROLES = {"developer": "system"}
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+
+
+def read_prompt(fields: Fields, model: ModelInfo) -> TextPrompt | TokenPrompt:
+    """`prompt`: a string, a list of token ids, or a list with one of these."""
+    name, value = fields.find("prompt")
+    if value is None:
+        raise InvalidRequest(f"'{name}' is missing.", param=name)
+    if isinstance(value, list) and value and isinstance(value[0], str | list):
+        if len(value) > 1:
+            raise InvalidRequest(
+                f"'{name}' holds {len(value)} prompts; send one prompt per request.", param=name
+            )
+        value = value[0]
+    if isinstance(value, str):
+        return TextPrompt(text(name, value))
+    if isinstance(value, list):
+        return _token_prompt(name, value, model)
+    raise wrong_kind(name, "a string or a list of token ids", value)
+
+
+def _token_prompt(name: str, value: list[Any], model: ModelInfo) -> TokenPrompt:
+    n_ctx = model.engine.n_ctx
+    if 0 < n_ctx < len(value):
+        raise ContextExceeded(
+            f"The prompt has {len(value)} tokens, but the context holds only {n_ctx}.",
+            param=name,
+            n_prompt_tokens=len(value),
+            n_ctx=n_ctx,
+        )
+    if not value:
+        raise InvalidRequest(f"'{name}' is an empty list.", param=name)
+    return TokenPrompt(tuple(token_ids(model.n_vocab)(name, value)))
+
+
+def read_messages(fields: Fields) -> tuple[tuple[ChatMessage, ...], tuple[str, ...]]:
+    """`messages`: at least one turn, and the names of what was in them without effect."""
+    name, _ = fields.find("messages")
+    turns = fields.need(array, "messages")
+    if not turns:
+        raise InvalidRequest(f"'{name}' must hold at least one message.", param=name)
+    ignored: dict[str, None] = {}
+    messages = []
+    for place, turn in enumerate(turns):
+        one = Fields(mapping(f"{name}[{place}]", turn), f"{name}[{place}].")
+        messages.append(_message(one))
+        ignored.update(dict.fromkeys(f"{name}[].{key}" for key in one.unread()))
+    return tuple(messages), tuple(ignored)
+
+
+def _message(fields: Fields) -> ChatMessage:
+    role = fields.need(short_text(MAX_ROLE_CHARS), "role")
+    if not role:
+        raise InvalidRequest("A message has an empty 'role'.", param="messages")
+    name, content = fields.find("content")
+    return ChatMessage(_ROLES.get(role, role), _content(name, content))
+
+
+def _content(name: str, content: Any) -> str:
+    if content is None:  # an assistant's turn that holds tool calls only
+        return ""
+    if isinstance(content, str):
+        return text(name, content)
+    if isinstance(content, list):
+        return "".join(_part(f"{name}[{place}]", part) for place, part in enumerate(content))
+    raise wrong_kind(name, "a string or a list of parts", content)
+
+
+def _part(name: str, part: Any) -> str:
+    if isinstance(part, str):
+        return text(name, part)
+    fields = Fields(mapping(name, part), f"{name}.")
+    kind = fields.need(short_text(MAX_ROLE_CHARS), "type")
+    if kind not in _TEXT_PARTS:
+        raise Unsupported(
+            f"'{name}' is of type {kind!a}; this model reads text parts only.", param=name
+        )
+    return fields.need(text, "text")
+
+
+def read_template_kwargs(
+    fields: Fields, reserved: frozenset[str]
+) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """`chat_template_kwargs`, and those in it that the server sets itself."""
+    given = fields.get(mapping, "chat_template_kwargs") or {}
+    kept = {name: value for name, value in given.items() if name not in reserved}
+    return kept, tuple(f"chat_template_kwargs.{name}" for name in given if name in reserved)

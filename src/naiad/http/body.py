@@ -1,0 +1,96 @@
+"""Request bodies: read within limits, decoded to one JSON object."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from starlette.types import Receive, Scope
+
+from naiad.errors import InvalidJson, InvalidRequest, PayloadTooLarge, RequestTimeout
+from naiad.http.exchange import ClientGone, header
+
+RECEIPT_S = 30.0  # a body must be here this long after its headers
+LARGE_BYTES = 256 * 1024  # larger bodies are decoded off the event loop
+
+
+async def read_object(
+    scope: Scope, receive: Receive, limit: int, receipt_s: float = RECEIPT_S
+) -> dict[str, Any]:
+    """The body as a JSON object; {} when there is no body.
+
+    limit: bytes, 1 or more.
+
+    Raises PayloadTooLarge, RequestTimeout, InvalidJson, and ClientGone when the client hung up
+    before the end of its body.
+    """
+    data = await read_body(scope, receive, limit, receipt_s)
+    if len(data) > LARGE_BYTES:
+        return await asyncio.to_thread(decode_object, data)
+    return decode_object(data)
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int, receipt_s: float) -> bytes:
+    """All bytes of a body of at most `limit` bytes."""
+    if _declared_length(scope) > limit:
+        raise _too_large(limit)
+    data = bytearray()
+    try:
+        async with asyncio.timeout(receipt_s):
+            while await _read_piece(receive, data):
+                if len(data) > limit:
+                    raise _too_large(limit)
+    except TimeoutError:
+        raise RequestTimeout(
+            f"The request body did not arrive within {receipt_s:g} seconds."
+        ) from None
+    if len(data) > limit:
+        raise _too_large(limit)
+    return bytes(data)
+
+
+def decode_object(data: bytes) -> dict[str, Any]:
+    """Decode a JSON object; {} for no bytes. Raises InvalidJson."""
+    if not data:
+        return {}
+    try:
+        value = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidJson(f"The body is not valid JSON: {error}.") from None
+    except RecursionError:
+        raise InvalidJson("The body is nested too deeply.") from None
+    if not isinstance(value, dict):
+        raise InvalidJson(f"The body must be a JSON object, not {_KINDS[type(value)]}.")
+    return value
+
+
+async def _read_piece(receive: Receive, data: bytearray) -> bool:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    data += message.get("body", b"")
+    return bool(message.get("more_body", False))
+
+
+def _declared_length(scope: Scope) -> int:
+    value = header(scope, b"content-length")
+    if value is None:
+        return 0
+    if not value.isdigit():
+        raise InvalidRequest("The Content-Length header must be a whole number.")
+    return int(value)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The body is larger than {limit} bytes.", limit_bytes=limit)
+
+
+_KINDS = {
+    list: "an array",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    type(None): "null",
+}

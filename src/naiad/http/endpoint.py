@@ -1,0 +1,137 @@
+"""The one function that runs any generation, and the one that answers any plain query.
+
+Raw ASGI, because a token passes here: no task, timer or wrapper per event. The order never
+changes: who asks, what is asked, the engine's yes, then headers, then text.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import QueryParams
+from starlette.types import Receive, Scope, Send
+
+from naiad.dialects.base import Call, Dialect, Formatter, Handle, Operation, Parse, Parsed
+from naiad.errors import EngineFailed, InternalError
+from naiad.http.auth import Door
+from naiad.http.body import read_object
+from naiad.http.exchange import INTERNAL_MESSAGE, Exchange, answering_errors
+from naiad.http.watch import ClientWatch, Line
+from naiad.service.generate import Generation
+from naiad.service.service import Service
+from naiad.types import Caller, Finished, FinishReason, TextDelta, Usage
+
+log = logging.getLogger(__name__)
+
+_MOST_IGNORED = 1000  # names remembered; beyond that nothing more is logged
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What all endpoints share.
+
+    max_body_bytes: 1 or more. heartbeat_s: longest silence of a stream; 0 or less for no
+    heartbeats. ignored: field names already logged as having no effect.
+    """
+
+    service: Service
+    door: Door
+    max_body_bytes: int
+    heartbeat_s: float
+    ignored: set[tuple[str, str]]
+
+
+class GenerationEndpoint:
+    """Runs one kind of generation: reads a body, streams the answer or sends it whole."""
+
+    def __init__(self, house: House, dialect: Dialect, operation: Operation, parse: Parse) -> None:
+        self._house = house
+        self._dialect = dialect
+        self._access = operation.access
+        self._parse = parse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send, self._dialect)
+        async with answering_errors(exchange):
+            caller = self._house.door.admit(scope, self._access)
+            body = await read_object(scope, receive, self._house.max_body_bytes)
+            parsed = self._parse(body, self._house.service.model)
+            self._log_ignored(parsed)
+            await self._run(exchange, parsed, caller)
+
+    async def _run(self, exchange: Exchange, parsed: Parsed, caller: Caller) -> None:
+        line = Line(exchange, parsed.formatter)
+        async with (
+            ClientWatch(exchange, line, self._house.heartbeat_s),
+            self._house.service.generate(parsed.request, caller) as generation,
+        ):
+            if parsed.request.stream:
+                await _stream(generation, parsed.formatter, line)
+            else:
+                await _send_whole(generation, parsed.formatter, exchange)
+
+    def _log_ignored(self, parsed: Parsed) -> None:
+        known = self._house.ignored
+        for field in parsed.ignored:
+            if (self._dialect.name, field) not in known and len(known) < _MOST_IGNORED:
+                known.add((self._dialect.name, field))
+                log.info("%s: field %.64r has no effect here", self._dialect.name, field)
+
+
+class QueryEndpoint:
+    """Answers one kind of plain request with JSON."""
+
+    def __init__(
+        self, house: House, dialect: Dialect, operation: Operation, handle: Handle
+    ) -> None:
+        self._house = house
+        self._dialect = dialect
+        self._access = operation.access
+        self._handle = handle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send, self._dialect)
+        async with answering_errors(exchange):
+            caller = self._house.door.admit(scope, self._access)
+            call = Call(
+                body=await self._body(scope, receive),
+                query=dict(QueryParams(scope["query_string"])),
+                path_params=scope.get("path_params", {}),
+                caller=caller,
+            )
+            await exchange.answer_json(await self._handle(self._house.service, call))
+
+    async def _body(self, scope: Scope, receive: Receive) -> dict[str, Any]:
+        if scope["method"] in {"GET", "HEAD"}:
+            return {}
+        return await read_object(scope, receive, self._house.max_body_bytes)
+
+
+async def _stream(generation: Generation, formatter: Formatter, line: Line) -> None:
+    """Send headers, then each event as it comes, then the end, whatever it is."""
+    await line.begin()
+    try:
+        await line.write(formatter.open(generation.started))
+        async for event in generation:
+            if isinstance(event, TextDelta):
+                await line.write(formatter.delta(event))
+            else:
+                await line.end(formatter.close(event))
+    except Exception:
+        log.exception("a stream failed")
+        if line.is_open:
+            await line.end(formatter.close(_failure()))
+
+
+async def _send_whole(generation: Generation, formatter: Formatter, exchange: Exchange) -> None:
+    completion = await generation.whole()
+    finished = completion.finished
+    if finished.reason is FinishReason.ERROR:
+        raise finished.error or EngineFailed("The engine failed on this request.")
+    await exchange.answer_json(formatter.whole(completion))
+
+
+def _failure() -> Finished:
+    return Finished(FinishReason.ERROR, Usage(), error=InternalError(INTERNAL_MESSAGE))

@@ -1,0 +1,146 @@
+"""One generation: batches of token bytes in, text events out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from naiad.client.base import TokenBatch, TokenStream
+from naiad.errors import EngineFailed, NaiadError
+from naiad.service.registry import Entry
+from naiad.text import StreamText
+from naiad.types import Completion, Finished, FinishReason, Started, TextDelta, Usage
+
+
+class Generation:
+    """The events of one accepted request: any number of TextDelta, then exactly one Finished.
+
+    Iterate it once; `started` is known from the beginning. The text is assembled here: split
+    characters are joined, and a stop string ends the stream and the engine's work.
+    """
+
+    __slots__ = (
+        "_abort",
+        "_began",
+        "_end",
+        "_entry",
+        "_first_text",
+        "_is_over",
+        "_n_cached",
+        "_n_held",
+        "_n_tokens",
+        "_stream",
+        "_text",
+        "finished",
+        "started",
+    )
+
+    def __init__(
+        self,
+        stream: TokenStream,
+        stops: tuple[str, ...],
+        entry: Entry,
+        abort: Callable[[int], None],
+    ) -> None:
+        self.started = Started(n_prompt=stream.n_prompt)
+        self.finished: Finished | None = None  # set as soon as the end is known
+        self._stream = stream
+        self._text = StreamText(stops)
+        self._entry = entry
+        self._abort = abort
+        self._end: Finished | None = None  # known, not yet handed out
+        self._is_over = False
+        self._n_tokens = 0  # chosen by the engine so far
+        self._n_held = 0  # of those, not yet told in a delta
+        self._n_cached = 0
+        self._began = time.monotonic()
+        self._first_text: float | None = None
+        entry.attach(self._stop)
+
+    def __aiter__(self) -> Generation:
+        return self
+
+    async def __anext__(self) -> TextDelta | Finished:
+        while self._end is None:
+            if self._is_over:
+                raise StopAsyncIteration
+            text = self._take(await self._stream.get())
+            if text:
+                return self._delta(text)
+        end, self._end, self._is_over = self._end, None, True
+        return end
+
+    async def whole(self) -> Completion:
+        """The fold of all events."""
+        parts: list[str] = []
+        async for event in self:
+            if isinstance(event, TextDelta):
+                parts.append(event.text)
+            else:
+                return Completion(text="".join(parts), finished=event)
+        raise RuntimeError("the stream had been read to its end before")
+
+    def close(self) -> None:
+        """Stop the engine's work unless it is done. Safe to call twice."""
+        if self.finished is None:
+            self._stop()
+
+    def outcome(self) -> Finished:
+        """How it ended; one that was left before its end counts as cancelled."""
+        return self.finished or Finished(FinishReason.CANCELLED, self._usage())
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Seconds from acceptance to the first text, and from there until now."""
+        now = time.monotonic()
+        first = self._first_text if self._first_text is not None else now
+        return first - self._began, now - first
+
+    def _stop(self) -> None:
+        self._abort(self._stream.uid)
+
+    def _take(self, batch: TokenBatch) -> str:
+        """Account for a batch and return the text that it releases."""
+        n_tokens = len(batch.tokens)
+        self._n_tokens += n_tokens
+        self._n_held += n_tokens
+        if batch.n_cached:
+            self._n_cached = batch.n_cached
+        text, stop = self._text.feed(batch.data)
+        if stop is not None:
+            if batch.finish is None:
+                self._stop()
+            self._finish(FinishReason.STOP, stop)
+        elif batch.finish is not None:
+            text += self._text.finish()
+            self._finish_as(batch.finish, batch.error)
+        return text
+
+    def _finish_as(self, reason: FinishReason, error: NaiadError | None) -> None:
+        """End as the engine says, unless the text that was held back made up a stop after all."""
+        if reason is FinishReason.ERROR:
+            self._finish(reason, error=error or EngineFailed("The engine failed on this request."))
+        elif self._text.matched is not None and reason is not FinishReason.CANCELLED:
+            self._finish(FinishReason.STOP, self._text.matched)
+        else:
+            self._finish(reason)
+
+    def _finish(
+        self, reason: FinishReason, stop: str | None = None, error: NaiadError | None = None
+    ) -> None:
+        self._end = self.finished = Finished(reason, self._usage(), stop, error)
+        self._entry.is_finished = True
+
+    def _usage(self) -> Usage:
+        return Usage(
+            prompt_tokens=self.started.n_prompt,
+            completion_tokens=self._n_tokens,
+            cached_tokens=self._n_cached,
+        )
+
+    def _delta(self, text: str) -> TextDelta:
+        if self._first_text is None:
+            self._first_text = time.monotonic()
+        self._entry.pieces.append(text)
+        n_tokens, self._n_held = self._n_held, 0
+        return TextDelta(text, n_tokens)

@@ -1,0 +1,197 @@
+"""The service: what a validated request goes through, whatever dialect it came in.
+
+`generate` is the only path to the engine. Everything that can refuse a request refuses it while
+the context is entered; leaving the context, by whatever way, ends the engine's work for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+from naiad.client.base import EngineClient, EngineState, EngineStatus, Job
+from naiad.config import Config
+from naiad.errors import EngineUnavailable, ModelNotFound
+from naiad.service import health
+from naiad.service.admission import Admission
+from naiad.service.generate import Generation
+from naiad.service.perf import Perf
+from naiad.service.registry import Registry
+from naiad.types import (
+    Caller,
+    ChatPrompt,
+    GenerateRequest,
+    ModelInfo,
+    Prompt,
+    TextPrompt,
+)
+
+
+class TemplateRenderer(Protocol):
+    """Renders chat templates; see service.renderer."""
+
+    async def start(self) -> None: ...
+
+    async def render(self, template: str | None, prompt: ChatPrompt, model: ModelInfo) -> str: ...
+
+    async def close(self) -> None: ...
+
+
+class Service:
+    """Everything the dialects can ask for; implements dialects.base.Backend.
+
+    is_installed: tells whether a model of that name is in the models directory, so that asking for
+        it is refused with a reason; by default none is.
+    """
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        config: Config,
+        renderer: TemplateRenderer,
+        is_installed: Callable[[str], bool] = lambda _name: False,
+    ) -> None:
+        self._engine = engine
+        self._config = config
+        self._renderer = renderer
+        self._is_installed = is_installed
+        self._admission = Admission(config.max_queue)
+        self._registry = Registry()
+        self._perf = Perf()
+
+    async def start(self) -> None:
+        """Start the helpers and the engine; returns before the model is loaded."""
+        await self._renderer.start()
+        await self._engine.start()
+
+    async def close(self) -> None:
+        """End every stream with an error, stop the engine and the helpers. Safe to call twice."""
+        await self._engine.close()
+        await self._renderer.close()
+
+    @property
+    def is_ready(self) -> bool:
+        """True when a request sent now would be run."""
+        return health.is_ready(self._engine.status)
+
+    def health(self) -> dict[str, Any]:
+        """The state of everything, as service.health describes it."""
+        return health.report(self._engine.status, self._admission.n_in_flight)
+
+    @property
+    def model(self) -> ModelInfo:
+        """The loaded model. Raises EngineUnavailable while there is none."""
+        status = self._engine.status
+        if status.model is None:
+            raise _unavailable(status)
+        return status.model
+
+    @asynccontextmanager
+    async def generate(self, request: GenerateRequest, caller: Caller) -> AsyncIterator[Generation]:
+        """Run a request; the context yields its Generation once the engine has accepted it.
+
+        Raises, while it is entered: ModelNotFound, EngineUnavailable, Overloaded, and what the
+        template or the engine refuses (InvalidRequest, ContextExceeded, ...).
+        """
+        model = self._ready_model()
+        self._check_name(request.model, model)
+        with (
+            self._admission.admit(self._parallel(model)),
+            self._registry.enter(caller, request.handle) as entry,
+        ):
+            job = Job(
+                prompt=await self._prompt(request.prompt, model),
+                max_tokens=request.max_tokens,
+                sampling=request.sampling,
+                namespace=caller.namespace,
+            )
+            stream = await self._engine.submit(job)
+            generation = Generation(stream, request.stop, entry, self._engine.abort)
+            try:
+                yield generation
+            finally:
+                generation.close()
+                self._record(generation, request.sampling.seed)
+
+    async def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        """Token ids of a text."""
+        return await self._engine.tokenize(
+            text, add_special=add_special, parse_special=parse_special
+        )
+
+    async def detokenize(self, ids: list[int], *, special: bool = True) -> str:
+        """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
+        data = await self._engine.detokenize(ids, special=special)
+        return data.decode("utf-8", errors="replace")
+
+    async def render_chat(self, request: GenerateRequest) -> str:
+        """The prompt text that the chat template makes of a ChatPrompt; other text as it is."""
+        prompt = await self._prompt(request.prompt, self.model)
+        return prompt if isinstance(prompt, str) else await self.detokenize(list(prompt))
+
+    def abort(self, caller: Caller, handle: str | None) -> bool:
+        """Cancel a generation of this caller; the rule is in service.registry."""
+        return self._registry.abort(caller, handle)
+
+    def partial_text(self, caller: Caller, handle: str | None) -> str:
+        """The text so far of a running generation of this caller; "" when there is none."""
+        return self._registry.partial_text(caller, handle)
+
+    def perf(self) -> Mapping[str, Any]:
+        """Counters; service.perf names them."""
+        n_queued = self._admission.n_queued(self._parallel(self._engine.status.model))
+        return self._perf.snapshot(self._admission.n_in_flight, n_queued)
+
+    def _ready_model(self) -> ModelInfo:
+        if self._engine.status.state is not EngineState.READY:
+            raise _unavailable(self._engine.status)
+        return self.model
+
+    def _check_name(self, name: str | None, model: ModelInfo) -> None:
+        # Clients send "gpt-3.5-turbo" to whatever runs, so a foreign name is no error by itself.
+        if name is None or name.casefold() == model.name.casefold():
+            return
+        if self._is_installed(name):
+            raise ModelNotFound(
+                f"The model {name!r} is installed but not loaded; this server runs "
+                f"{model.name!r}. Restart it with the other model to use that one.",
+                param="model",
+            )
+        if self._config.strict_model:
+            raise ModelNotFound(
+                f"The model {name!r} does not exist here; this server runs {model.name!r}.",
+                param="model",
+            )
+
+    async def _prompt(self, prompt: Prompt, model: ModelInfo) -> str | tuple[int, ...]:
+        if isinstance(prompt, TextPrompt):
+            return prompt.text
+        if isinstance(prompt, ChatPrompt):
+            return await self._renderer.render(model.chat_template, prompt, model)
+        return prompt.ids
+
+    def _parallel(self, model: ModelInfo | None) -> int:
+        return (model and model.engine.parallel) or self._config.engine.parallel
+
+    def _record(self, generation: Generation, seed: int) -> None:
+        self._perf.record(generation.outcome(), seed, *generation.seconds)
+
+
+def _unavailable(status: EngineStatus) -> EngineUnavailable:
+    message, retry_after = _WHY_NOT.get(status.state, _WHY_NOT[EngineState.STARTING])
+    return EngineUnavailable(
+        message.format(percent=round(100 * status.progress)), retry_after=retry_after
+    )
+
+
+#: What to tell a client, and after how many seconds it may try again.
+_WHY_NOT = {
+    EngineState.STARTING: ("The model is still being loaded ({percent} %).", 2),
+    EngineState.READY: ("The model is not known yet.", 1),
+    EngineState.RESTARTING: ("The engine stopped and is being restarted.", 2),
+    EngineState.FAILED: ("The engine could not be started; the server's log says why.", 60),
+    EngineState.STOPPED: ("The server is shutting down.", 10),
+}

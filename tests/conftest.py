@@ -1,0 +1,47 @@
+"""Models for the tests: two tiny exact ones, built once, and the real ones when installed."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from naiad.errors import ModelFileError
+from naiad.models.catalogue import find, models_dir
+from naiad.testing.exact_models import exact_model
+
+_BUILT = Path(tempfile.gettempdir()) / f"naiad-exact-models-{os.getuid()}"
+
+
+def _installed(name: str) -> Path:
+    try:
+        return find(name, models_dir())
+    except ModelFileError as error:
+        pytest.skip(error.message)
+
+
+@pytest.fixture(scope="session")
+def watermark() -> Path:
+    return exact_model("watermark", _BUILT)
+
+
+@pytest.fixture(scope="session")
+def lookback() -> Path:
+    return exact_model("lookback", _BUILT)
+
+
+@pytest.fixture(scope="session")
+def lookback_400() -> Path:
+    return exact_model("lookback-400", _BUILT)
+
+
+@pytest.fixture(scope="session")
+def starter() -> Path:
+    return _installed("starter")
+
+
+@pytest.fixture(scope="session")
+def gemma() -> Path:
+    return _installed("gemma3")

@@ -1,0 +1,106 @@
+"""What the tests of the dialects share: a model, scenarios, a reader of streams, a backend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from naiad.dialects.base import Formatter
+from naiad.errors import EngineFailed
+from naiad.types import (
+    Caller,
+    Completion,
+    EngineSettings,
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    ModelInfo,
+    Started,
+    TextDelta,
+    Usage,
+)
+
+MODEL = ModelInfo(
+    name="tiny.Q4_1",
+    n_vocab=1000,
+    n_ctx_train=8192,
+    n_params=135,
+    size_bytes=98,
+    chat_template="{{ messages }}",
+    bos_token="<s>",
+    eos_token="</s>",
+    engine=EngineSettings(n_ctx=4096, parallel=8),
+)
+CALLER = Caller("me")
+USAGE = Usage(prompt_tokens=7, completion_tokens=3, cached_tokens=4)
+
+#: name -> the pieces of text and how the stream ends.
+SCENARIOS: dict[str, tuple[tuple[str, ...], Finished]] = {
+    "stop": (("Hel", "lo"), Finished(FinishReason.STOP, USAGE, matched_stop="\n")),
+    "length": (("Hello",), Finished(FinishReason.LENGTH, USAGE)),
+    "error": (
+        ("Hel",),
+        Finished(FinishReason.ERROR, USAGE, error=EngineFailed("The engine died.")),
+    ),
+    "cancelled": (("Hel",), Finished(FinishReason.CANCELLED, USAGE)),
+    "empty": ((), Finished(FinishReason.STOP, USAGE)),
+    "unicode": (('你"\n', "\\😀\u2028"), Finished(FinishReason.STOP, USAGE)),
+}
+
+
+def stream(formatter: Formatter, pieces: Iterable[str], finished: Finished) -> bytes:
+    """All bytes of a streamed answer."""
+    frames = [formatter.open(Started(finished.usage.prompt_tokens))]
+    frames += [formatter.delta(TextDelta(piece, 1)) for piece in pieces]
+    return b"".join([*frames, formatter.close(finished)])
+
+
+def whole(formatter: Formatter, pieces: Iterable[str], finished: Finished) -> Any:
+    """The object of an answer that is not streamed."""
+    return formatter.whole(Completion("".join(pieces), finished))
+
+
+def events(data: bytes) -> list[Any]:
+    """The JSON values of an event stream; end markers stay strings."""
+    blocks = data.decode().split("\n\n")
+    assert blocks.pop() == ""
+    lines = [block.split("\n")[-1].removeprefix("data: ") for block in blocks]
+    return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+@dataclass
+class FakeBackend:
+    """A backend that counts characters as tokens and remembers what it was asked."""
+
+    asked: list[Any] = field(default_factory=list)
+    is_found: bool = True
+    counters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> ModelInfo:
+        return MODEL
+
+    async def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        return [1] * add_special + [ord(char) for char in text]
+
+    async def detokenize(self, ids: list[int], *, special: bool = True) -> str:
+        return "".join(map(chr, ids)) + "!" * special
+
+    def abort(self, caller: Caller, handle: str | None) -> bool:
+        self.asked.append((caller, handle))
+        return self.is_found
+
+    def partial_text(self, caller: Caller, handle: str | None) -> str:
+        self.asked.append((caller, handle))
+        return "so far"
+
+    def perf(self) -> Mapping[str, Any]:
+        return self.counters
+
+    async def render_chat(self, request: GenerateRequest) -> str:
+        self.asked.append(request)
+        return "rendered"

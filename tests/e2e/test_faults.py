@@ -1,0 +1,184 @@
+"""What goes wrong outside naiad: the engine dies, the server dies, files and ports are bad."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from e2e.client import ServerProcess, descendants, free_port, post_async, serving, stream
+from naiad.testing.exact_models import character
+from naiad.testing.watermark import watermark_text
+
+pytestmark = [pytest.mark.engine, pytest.mark.soak]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    return "\nState:\tZ" not in status
+
+
+def wait_until_gone(pids: list[int], within_s: float) -> list[int]:
+    """The pids that are still there after the deadline."""
+    end = time.monotonic() + within_s
+    while time.monotonic() < end and any(map(is_alive, pids)):
+        time.sleep(0.01)
+    return [pid for pid in pids if is_alive(pid)]
+
+
+async def until_served(server: ServerProcess) -> None:
+    await asyncio.to_thread(server.wait_ready)
+
+
+async def test_the_worker_is_killed_in_the_middle_of_16_streams(
+    watermark: Path, tmp_path: Path
+) -> None:
+    with serving(tmp_path / "log", str(watermark), "--parallel", "16", "--ctx", "8192") as server:
+        arrived = asyncio.Barrier(17)
+
+        def once(tasks: set[asyncio.Task[object]]) -> object:
+            seen: list[bool] = []
+
+            def on_piece() -> None:
+                if not seen:
+                    seen.append(True)
+                    tasks.add(asyncio.create_task(arrived.wait()))
+
+            return on_piece
+
+        waits: set[asyncio.Task[object]] = set()
+        streams = [
+            asyncio.create_task(
+                stream(server, "openai", character(i), 8000, on_piece=once(waits))  # type: ignore[arg-type]
+            )
+            for i in range(16)
+        ]
+        await arrived.wait()
+        killed_at = time.monotonic()
+        os.kill(server.worker_pid(), signal.SIGKILL)
+        answers = await asyncio.gather(*streams)
+        took = time.monotonic() - killed_at
+        await asyncio.gather(*waits)
+        for i, answer in enumerate(answers):
+            assert answer.terminals == ["error"]
+            assert answer.pieces
+            assert watermark_text(i, len(answer.text)) == answer.text
+            assert "engine" in answer.errors[0]["message"]
+        assert took < 1.0
+        await until_served(server)
+        after = await stream(server, "kobold", character(5), 20)
+        assert after.text == watermark_text(5, 20)
+        status, health = server.get("/health")
+        assert (status, health["restarts"], health["integrity_violations"]) == (200, 1, 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_outlives_the_server(
+    number: signal.Signals, watermark: Path, tmp_path: Path
+) -> None:
+    server = ServerProcess([str(watermark)], tmp_path / "log")
+    server.wait_ready()
+    family = descendants(server.pid)
+    assert family
+    server.process.send_signal(number)
+    server.process.wait(30)
+    assert wait_until_gone(family, 5.0) == []
+
+
+async def test_disconnects_free_the_engine_in_queue_prefill_and_decode(
+    watermark: Path, tmp_path: Path
+) -> None:
+    """One slot: a stream that never ends unless its client's hang-up stops it, ten times over."""
+    with serving(tmp_path / "log", str(watermark), "--parallel", "1", "--ctx", "8192") as server:
+        for i in range(10):
+            running = asyncio.create_task(stream(server, "openai", character(i), 8000, cut_after=3))
+            queued = asyncio.create_task(stream(server, "openai", character(i) * 4000, 4000))
+            whole = asyncio.create_task(
+                post_async(server, "/api/v1/generate", {"prompt": character(i), "max_length": 8000})
+            )
+            await running
+            queued.cancel()
+            whole.cancel()
+            await asyncio.gather(queued, whole, return_exceptions=True)
+            answer = await stream(server, "kobold", character(9), 10)
+            assert answer.text == watermark_text(9, 10)
+        assert server.get("/health")[1]["in_flight"] == 0
+
+
+BAD_BODIES: list[tuple[str, object, str]] = [
+    ("no JSON", b"{not json", "JSON"),
+    ("not an object", b"[1, 2]", "object"),
+    ("wrong type", {"prompt": 5}, "prompt"),
+    ("no prompt", {}, "prompt"),
+    ("zero tokens", {"prompt": "一", "max_tokens": 0, "max_length": 0}, "max_"),
+    ("negative tokens", {"prompt": "一", "max_tokens": -5, "max_length": -5}, "max_"),
+    ("text for a number", {"prompt": "一", "temperature": "hot"}, "temperature"),
+    ("too long", {"prompt": "一" * 5000}, "4096"),
+]
+
+
+def test_bad_requests_get_their_own_dialects_error(watermark: Path, tmp_path: Path) -> None:
+    with serving(tmp_path / "log", str(watermark), "--ctx", "4096", "--strict-model") as server:
+        for what, body, needle in BAD_BODIES:
+            for path in ("/v1/completions", "/api/v1/generate", "/api/extra/generate/stream"):
+                status, reply = server.post(path, body)
+                message = reply["error"]["message"] if path[1] == "v" else reply["detail"]["msg"]
+                assert status == 400, (what, path, reply)
+                assert needle in message, (what, path, message)
+        status, reply = server.post("/v1/completions", {"prompt": "一", "model": "gpt-3.5-turbo"})
+        assert (status, reply["error"]["code"]) == (404, "model_not_found")
+        status, reply = server.post("/v1/completions", {"prompt": "一" * 5000})
+        assert reply["error"]["code"] == "context_length_exceeded"
+        assert "5001" in reply["error"]["message"]
+        status, reply = server.post("/v1/completions", {"prompt": "一", "max_tokens": 3})
+        assert status == 404 or reply["choices"][0]["text"] == watermark_text(0, 3)
+
+
+def run_serve(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "naiad", "serve", *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def test_bad_starts_say_why_in_a_sentence(watermark: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.gguf"
+    foreign.write_bytes(b"PK\x03\x04 not a model at all")
+    truncated = tmp_path / "truncated.gguf"
+    truncated.write_bytes(watermark.read_bytes()[:3_000_000])
+    port = str(free_port())
+    for args, needle in [
+        ([str(tmp_path / "missing.gguf")], "missing.gguf"),
+        ([str(foreign)], "GGUF"),
+        ([str(truncated)], "truncated.gguf"),
+        (["no-such-model"], "no-such-model"),
+    ]:
+        done = run_serve(*args, "--port", port)
+        assert done.returncode == 1, done
+        assert needle in done.stderr
+        assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_port_in_use_is_named(watermark: Path) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        port = str(sock.getsockname()[1])
+        done = run_serve(str(watermark), "--port", port)
+    assert done.returncode == 1
+    assert port in done.stderr
+    assert "Traceback" not in done.stderr

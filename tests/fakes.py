@@ -1,0 +1,249 @@
+"""An engine in memory and a dialect as small as can be, for tests of the service and of HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from naiad.client.base import EngineState, EngineStatus, Job, TokenBatch
+from naiad.config import Config
+from naiad.dialects.base import Access, Backend, Call, Dialect, Media, Operation, Parsed
+from naiad.errors import EngineFailed, EngineUnavailable, InvalidRequest, NaiadError
+from naiad.service.service import Service
+from naiad.types import (
+    Caller,
+    ChatPrompt,
+    Completion,
+    EngineSettings,
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    ModelInfo,
+    Started,
+    TextDelta,
+    TextPrompt,
+)
+
+MODEL = ModelInfo(name="fake", n_vocab=256, engine=EngineSettings(parallel=2, n_ctx=100))
+ALICE = Caller("alice")
+
+
+class FakeStream:
+    """A mailbox that merges; the test is its writer."""
+
+    def __init__(self, uid: int, job: Job, n_prompt: int) -> None:
+        self.uid = uid
+        self.job = job
+        self.n_prompt = n_prompt
+        self.is_ended = False
+        self.most_merged = 0
+        self._tokens: list[int] = []
+        self._data = b""
+        self._end: tuple[FinishReason | None, NaiadError | None] = (None, None)
+        self._news = asyncio.Event()
+
+    def put(self, text: str | bytes, n_tokens: int = 1) -> None:
+        self._data += text.encode() if isinstance(text, str) else text
+        self._tokens += [7] * n_tokens
+        self.most_merged = max(self.most_merged, len(self._tokens))
+        self._news.set()
+
+    def end(self, reason: FinishReason, error: NaiadError | None = None) -> None:
+        if not self.is_ended:
+            self.is_ended = True
+            self._end = (reason, error)
+            self._news.set()
+
+    async def get(self) -> TokenBatch:
+        await self._news.wait()
+        self._news.clear()
+        batch = TokenBatch(tuple(self._tokens), self._data, 1, *self._end)
+        self._tokens, self._data = [], b""
+        return batch
+
+
+class FakeEngine:
+    """Implements EngineClient. By default each job's text is its prompt, one token a character.
+
+    script: called with each accepted stream; replace it to drive streams by hand.
+    gate: submit waits for it (a queue that does not answer yet) when it is cleared.
+    """
+
+    def __init__(self, script: Callable[[FakeStream], None] | None = None) -> None:
+        self.state = EngineState.READY
+        self.model: ModelInfo | None = MODEL
+        self.script = script or echo
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.streams: dict[int, FakeStream] = {}
+        self.aborted: list[int] = []
+        self.n_waiting = 0
+        self.is_closed = False
+        self._uids = itertools.count(1)
+        self._changed = asyncio.Event()
+
+    @property
+    def status(self) -> EngineStatus:
+        return EngineStatus(self.state, reason="because", progress=0.5, model=self.model)
+
+    async def start(self) -> None:
+        pass
+
+    async def wait_ready(self) -> ModelInfo:
+        return self.model or MODEL
+
+    async def submit(self, job: Job) -> FakeStream:
+        if self.is_closed:
+            raise EngineUnavailable("The engine is closed.")
+        if job.prompt == "refuse":
+            raise InvalidRequest("No such prompt.", param="prompt")
+        self.n_waiting += 1
+        self.notify()
+        try:
+            await self.gate.wait()
+        finally:
+            self.n_waiting -= 1
+            self.notify()
+        stream = FakeStream(next(self._uids), job, len(job.prompt))
+        self.streams[stream.uid] = stream
+        self.script(stream)
+        self.notify()
+        return stream
+
+    def abort(self, uid: int) -> None:
+        self.aborted.append(uid)
+        self.streams[uid].end(FinishReason.CANCELLED)
+        self.notify()
+
+    async def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True
+    ) -> list[int]:
+        return list(text.encode())
+
+    async def detokenize(self, ids: list[int], *, special: bool = True) -> bytes:
+        return bytes(ids)
+
+    async def close(self) -> None:
+        self.is_closed = True
+        for stream in self.streams.values():
+            stream.end(FinishReason.ERROR, EngineFailed("The server is shutting down."))
+
+    def notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        """Wait for a state of this engine; each change wakes it, so nothing is polled."""
+        async with asyncio.timeout(10):
+            while not is_so():
+                await self._changed.wait()
+
+
+def echo(stream: FakeStream) -> None:
+    """The answer is the prompt, at once."""
+    for character in str(stream.job.prompt):
+        stream.put(character)
+    stream.end(FinishReason.STOP)
+
+
+def silent(stream: FakeStream) -> None:
+    """Nothing comes by itself."""
+
+
+class FakeRenderer:
+    """A template that joins the turns."""
+
+    def __init__(self) -> None:
+        self.n_rendered = 0
+
+    async def start(self) -> None:
+        pass
+
+    async def render(self, template: str | None, prompt: ChatPrompt, model: ModelInfo) -> str:
+        self.n_rendered += 1
+        return "|".join(message.content for message in prompt.messages)
+
+    async def close(self) -> None:
+        pass
+
+
+def make_service(engine: FakeEngine, config: Config | None = None) -> Service:
+    return Service(engine, config or Config(max_queue=2), FakeRenderer())
+
+
+def request(text: str = "hello", **fields: Any) -> GenerateRequest:
+    return replace(GenerateRequest(prompt=TextPrompt(text)), **fields)
+
+
+class FakeFormatter:
+    """Events as readable lines."""
+
+    media = Media.SSE
+
+    def open(self, started: Started) -> bytes:
+        return b"open %d\n" % started.n_prompt
+
+    def delta(self, delta: TextDelta) -> bytes:
+        if delta.text == "boom":
+            raise RuntimeError("a defect in the formatter")
+        return f"delta {delta.text}\n".encode()
+
+    def close(self, finished: Finished) -> bytes:
+        code = finished.error.code if finished.error else "-"
+        return f"close {finished.reason} {code}\n".encode()
+
+    def heartbeat(self) -> bytes:
+        return b"beat\n"
+
+    def whole(self, completion: Completion) -> Any:
+        return {"text": completion.text, "reason": str(completion.finished.reason)}
+
+
+def parse(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
+    if not isinstance(body.get("prompt"), str):
+        raise InvalidRequest("'prompt' must be a string.", param="prompt")
+    made = request(
+        body["prompt"],
+        stream=body.get("stream", False),
+        handle=body.get("handle"),
+        model=body.get("model"),
+    )
+    known = {"prompt", "stream", "handle", "model"}
+    return Parsed(made, FakeFormatter(), tuple(sorted(set(body) - known)))
+
+
+async def count(backend: Backend, call: Call) -> Any:
+    if call.body.get("crash"):
+        raise RuntimeError("secret detail")
+    ids = await backend.tokenize(str(call.body.get("text", "")))
+    return {"n": len(ids), "query": dict(call.query), "path": dict(call.path_params)}
+
+
+async def abort(backend: Backend, call: Call) -> Any:
+    return {"done": backend.abort(call.caller, call.body.get("handle"))}
+
+
+def error_body(error: NaiadError) -> Any:
+    return {"fake": {"code": error.code, "message": error.message, "param": error.param}}
+
+
+FAKE = Dialect(
+    name="fake",
+    operations=(
+        Operation("POST", "/fake/generate", Access.USER, parse=parse),
+        Operation("POST", "/fake/count", Access.USER, handle=count),
+        Operation("GET", "/fake/count/{name:path}", Access.USER, handle=count),
+        Operation("POST", "/fake/abort", Access.USER, handle=abort),
+        Operation("GET", "/fake/open", Access.PUBLIC, handle=count),
+    ),
+    error_body=error_body,
+    prefixes=("/fake",),
+)
+
+
+def decode(data: bytes) -> Any:
+    return json.loads(data)

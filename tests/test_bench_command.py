@@ -1,0 +1,124 @@
+"""`naiad bench` as it is typed: options, report, exit status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from click.testing import CliRunner, Result
+
+from naiad.bench.client import parse_target
+from naiad.bench.command import bench
+from naiad.bench.figures import summarize
+from naiad.bench.report import as_json, notes, table
+from naiad.bench.results import StreamResult
+
+
+class Kobold(BaseHTTPRequestHandler):
+    """Answers every request with two tokens; remembers nothing."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(
+            b'data: {"token":"one "}\n\ndata: {"token":"two","finish_reason":"stop"}\n\n'
+        )
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Tests stay quiet."""
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Kobold) as server:
+        thread = Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def invoke(*args: str) -> Result:
+    return CliRunner().invoke(bench, args)
+
+
+def test_the_report_is_a_table_and_json(url: str, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    got = invoke(
+        *("concurrent", "--url", url, "--dialect", "kobold", "--concurrency", "1,2"),
+        *("--key", "sesame", "--json", str(report)),
+    )
+    assert got.exit_code == 0, got.output
+    assert "concurrent 2" in got.stdout
+    assert "sesame" not in report.read_text()
+    results = json.loads(report.read_text())["results"]
+    assert [(r["name"], r["streams"], r["failed"]) for r in results] == [
+        ("concurrent 1", 1, 0),
+        ("concurrent 2", 2, 0),
+    ]
+    assert results[1]["ttft"]["n"] == 2
+
+
+def test_json_on_standard_output_stands_alone(url: str) -> None:
+    got = invoke(
+        "consecutive", "--url", url, "--dialect", "kobold", "--streams", "2", "--json", "-"
+    )
+    assert json.loads(got.stdout)["target"]["dialect"] == "kobold"
+    assert "consecutive" in got.stderr
+
+
+def test_a_failed_stream_fails_the_run() -> None:
+    got = invoke("consecutive", "--url", "http://127.0.0.1:1", "--streams", "1", "--timeout", "2")
+    assert got.exit_code == 1
+    assert "cannot connect" in got.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--url", "gopher://h"], "no http:// or https:// URL"),
+        (["--concurrency", "1,x"], "numbers with commas between"),
+        (["--concurrency", "0"], "from 1 to 4096"),
+        (["--streams", "0"], "1<=x<=10000"),
+        (["everything"], "is not one of"),
+    ],
+)
+def test_bad_options_say_what_is_wrong(args: list[str], message: str) -> None:
+    got = invoke(*args)
+    assert got.exit_code == 2
+    assert message in " ".join(got.stderr.split())
+
+
+def test_the_time_limit_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def give_up(*_args: object) -> list[object]:
+        raise TimeoutError
+
+    monkeypatch.setitem(
+        __import__("naiad.bench.scenarios").bench.scenarios.SCENARIOS, "concurrent", give_up
+    )
+    got = invoke("concurrent", "--time-limit", "5")
+    assert got.exit_code == 1
+    assert "stopped at the time limit of 5 s" in got.stderr
+
+
+def test_notes_tell_what_the_table_cannot() -> None:
+    lumped = StreamResult(0.0, 2.0, (1.0,), "x", 9)
+    failed = StreamResult(0.0, 1.0, error="died")
+    line = summarize("here", [lumped, failed], extra={"ratio": 1.5, "none": None})
+    assert notes([line]) == [
+        "here: ratio 1.5, 1 answers came in one event",
+        "here: error: died",
+    ]
+    assert notes([summarize("here", [StreamResult(0.0, 1.0, (0.5,), "x", 1)])]) == []
+
+
+def test_table_and_json_stand_missing_times() -> None:
+    line = summarize("here", [StreamResult(0.0, 1.0, error="died")])
+    assert table([line]).row_count == 1
+    target = parse_target("http://h", key="sesame", timeout_s=1)
+    assert json.loads(as_json(target, [line]))["results"][0]["ttft"] is None

@@ -1,0 +1,335 @@
+"""OpenAI's bodies, models and errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dialect_cases import CALLER, MODEL, FakeBackend, events, stream, whole
+from naiad.dialects.base import Access, Call, Parsed
+from naiad.dialects.openai import DIALECT, list_models, show_model
+from naiad.dialects.openai.errors import error_body
+from naiad.dialects.openai.formatter import ChatFormatter, Head, TextFormatter
+from naiad.dialects.openai.requests import parse_chat, parse_completion
+from naiad.errors import (
+    ContextExceeded,
+    EngineUnavailable,
+    InternalError,
+    InvalidRequest,
+    ModelNotFound,
+    NaiadError,
+    Unauthorized,
+    Unsupported,
+)
+from naiad.types import ChatMessage, ChatPrompt, Finished, FinishReason, TextPrompt, TokenPrompt
+from naiad.types import Usage as Counts
+
+HI = [{"role": "user", "content": "Hi"}]
+PREFILL = [*HI, {"role": "assistant", "content": "Sure"}]
+
+
+def chat(**body: Any) -> Parsed:
+    return parse_chat({"messages": HI, **body}, MODEL)
+
+
+def completion(**body: Any) -> Parsed:
+    return parse_completion({"prompt": "Once", **body}, MODEL)
+
+
+def messages(turns: Any) -> tuple[ChatMessage, ...]:
+    prompt = chat(messages=turns).request.prompt
+    assert isinstance(prompt, ChatPrompt)
+    return prompt.messages
+
+
+def test_the_least_chat() -> None:
+    parsed = chat()
+    request = parsed.request
+    assert request.prompt == ChatPrompt((ChatMessage("user", "Hi"),))
+    assert (request.max_tokens, request.stop, request.stream) == (None, (), False)
+    assert (request.model, request.handle, parsed.ignored) == (None, None, ())
+    assert (request.sampling.temperature, request.sampling.top_p, request.sampling.top_k) == (
+        1,
+        1,
+        0,
+    )
+
+
+def test_the_usual_fields() -> None:
+    request = chat(
+        model="gpt-3.5-turbo", stream=True, stop="\n", seed=7, max_tokens=16, temperature=0.5
+    ).request
+    assert (request.model, request.stream, request.stop) == ("gpt-3.5-turbo", True, ("\n",))
+    assert (request.sampling.seed, request.sampling.temperature) == (7, 0.5)
+    assert request.max_tokens == 16
+
+
+@pytest.mark.parametrize(
+    "name", ["max_tokens", "max_completion_tokens", "max_new_tokens", "n_predict", "max_length"]
+)
+def test_names_of_max_tokens(name: str) -> None:
+    assert chat(**{name: 5}).request.max_tokens == 5
+    assert completion(**{name: "5"}).request.max_tokens == 5
+    with pytest.raises(InvalidRequest, match=f"'{name}' must be an integer of at least 1"):
+        chat(**{name: 0})
+
+
+def test_max_tokens_past_the_context_is_no_error() -> None:
+    assert chat(max_tokens=10**12).request.max_tokens == 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("Hi", "Hi"),
+        (None, ""),
+        ([], ""),
+        ([{"type": "text", "text": "a "}, {"type": "text", "text": "b"}], "a b"),
+        ([{"type": "input_text", "text": "a"}, "b"], "ab"),
+    ],
+)
+def test_content(content: Any, expected: str) -> None:
+    assert messages([{"role": "user", "content": content}])[0].content == expected
+
+
+def test_developer_is_the_system_of_templates() -> None:
+    assert messages([{"role": "developer", "content": "x"}])[0].role == "system"
+    assert messages([{"role": "tool", "content": "x"}])[0].role == "tool"
+
+
+@pytest.mark.parametrize(
+    ("turns", "why"),
+    [
+        ([], "at least one message"),
+        ("Hi", "must be a list"),
+        (None, "'messages' is missing"),
+        ({"role": "user"}, "must be a list"),
+        (["Hi"], r"'messages\[0\]' must be an object"),
+        ([{"content": "Hi"}], r"'messages\[0\]\.role' is missing"),
+        ([{"role": "", "content": "Hi"}], "empty 'role'"),
+        ([{"role": 5, "content": "Hi"}], r"'messages\[0\]\.role' must be a string"),
+        ([{"role": "user", "content": 5}], r"'messages\[0\]\.content' must be a string or"),
+        ([{"role": "user", "content": "\ud800"}], "lone surrogate"),
+        ([{"role": "user", "content": [{"text": "x"}]}], r"content\[0\]\.type' is missing"),
+        ([{"role": "user", "content": [{"type": "text"}]}], r"content\[0\]\.text' is missing"),
+        ([{"role": "user", "content": [5]}], r"content\[0\]' must be an object"),
+    ],
+)
+def test_bad_messages(turns: Any, why: str) -> None:
+    with pytest.raises(InvalidRequest, match=why):
+        chat(messages=turns)
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
+def test_parts_that_are_no_text_are_unsupported(kind: str) -> None:
+    with pytest.raises(Unsupported, match=f"type '{kind}'"):
+        chat(messages=[{"role": "user", "content": [{"type": kind, kind: {}}]}])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("continue_final_message", True),
+        ("add_generation_prompt", False),
+        ("continue_assistant_turn", True),
+    ],
+)
+def test_continuing_the_last_turn_has_to_be_asked_for(field: str, value: bool) -> None:
+    def continues(**body: Any) -> bool:
+        prompt = chat(messages=PREFILL, **body).request.prompt
+        assert isinstance(prompt, ChatPrompt)
+        return prompt.continue_final
+
+    assert not continues()
+    assert continues(**{field: value})
+    assert not continues(**{field: not value})
+
+
+def test_only_an_assistants_turn_can_be_continued() -> None:
+    for field, value in (("continue_final_message", True), ("add_generation_prompt", False)):
+        with pytest.raises(InvalidRequest, match="role is not assistant"):
+            chat(**{field: value})
+    assert chat(continue_assistant_turn=True).ignored == ()
+
+
+def test_template_arguments() -> None:
+    parsed = chat(chat_template_kwargs={"enable_thinking": False, "messages": []})
+    assert isinstance(parsed.request.prompt, ChatPrompt)
+    assert parsed.request.prompt.template_kwargs == (("enable_thinking", False),)
+    assert parsed.ignored == ("chat_template_kwargs.messages",)
+    with pytest.raises(InvalidRequest, match="'chat_template_kwargs' must be an object"):
+        chat(chat_template_kwargs=[1])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 2),
+        ("best_of", 3),
+        ("echo", True),
+        ("suffix", "end"),
+        ("response_format", {"type": "json_object"}),
+        ("response_format", {"type": "json_schema", "json_schema": {}}),
+        ("tool_choice", "required"),
+        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
+    ],
+)
+def test_what_would_change_the_answer_is_refused_by_name(field: str, value: Any) -> None:
+    for parse in (chat, completion):
+        with pytest.raises(Unsupported, match=f"'{field}' is not supported") as caught:
+            parse(**{field: value})
+        assert (caught.value.param, caught.value.status) == (field, 400)
+
+
+def test_harmless_values_of_the_same_fields_pass_unnoticed() -> None:
+    body = {"n": 1, "best_of": "1", "echo": False, "suffix": "", "tool_choice": "none"}
+    assert completion(**body, response_format={"type": "text"}).ignored == ()
+
+
+def test_fields_without_effect_are_listed() -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    parsed = chat(
+        tools=tools, tool_choice="auto", logprobs=True, top_logprobs=5, user="me", store=None
+    )
+    assert parsed.ignored == ("tools", "tool_choice", "logprobs", "top_logprobs", "user")
+    turns = [{"role": "assistant", "content": None, "tool_calls": []}, {**HI[0], "name": "Ann"}]
+    assert chat(messages=turns).ignored == ("messages[].tool_calls", "messages[].name")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("Once", TextPrompt("Once")),
+        ("", TextPrompt("")),
+        (["Once"], TextPrompt("Once")),
+        ([1, 2], TokenPrompt((1, 2))),
+        ([[1, 2]], TokenPrompt((1, 2))),
+    ],
+)
+def test_prompts(prompt: Any, expected: Any) -> None:
+    assert completion(prompt=prompt).request.prompt == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "why"),
+    [
+        (None, "'prompt' is missing"),
+        (5, "must be a string or a list of token ids, not a number"),
+        ({}, "must be a string or a list of token ids, not an object"),
+        (["a", "b"], "holds 2 prompts; send one prompt per request"),
+        ([[1], [2]], "holds 2 prompts"),
+        ([], "empty list"),
+        ([[]], "empty list"),
+        ([1, 1000], "token ids from 0 to 999"),
+        ([1, "a"], "token ids from 0 to 999"),
+        ("\udfff", "lone surrogate"),
+    ],
+)
+def test_bad_prompts(prompt: Any, why: str) -> None:
+    with pytest.raises(InvalidRequest, match=why):
+        completion(prompt=prompt)
+
+
+def test_a_token_prompt_beyond_the_context_is_refused_with_both_numbers() -> None:
+    with pytest.raises(ContextExceeded, match=r"4097 tokens.*only 4096") as caught:
+        completion(prompt=[1] * 4097)
+    assert caught.value.details == {"n_prompt_tokens": 4097, "n_ctx": 4096}
+
+
+def test_bad_options() -> None:
+    with pytest.raises(InvalidRequest, match="'stream' must be true or false, not 'maybe'"):
+        chat(stream="maybe")
+    with pytest.raises(InvalidRequest, match="'stream_options' must be an object"):
+        chat(stream_options=True)
+    with pytest.raises(InvalidRequest, match=r"'stream_options\.include_usage' must be"):
+        chat(stream_options={"include_usage": "x"})
+    with pytest.raises(InvalidRequest, match="'model' must be a string"):
+        chat(model=5)
+
+
+def test_usage_comes_only_when_asked_for() -> None:
+    finished = Finished(FinishReason.STOP, Counts(1, 2, 0))
+    plain = events(stream(chat().formatter, ["x"], finished))
+    asked = chat(stream=True, stream_options={"include_usage": True}).formatter
+    told = events(stream(asked, ["x"], finished))
+    assert all(chunk["choices"] and "usage" not in chunk for chunk in plain[:-1])
+    assert [chunk["usage"] for chunk in told[:-2]] == [None] * 3
+    assert (told[-2]["choices"], told[-2]["usage"]["total_tokens"]) == ([], 3)
+    assert plain[-1] == told[-1] == "[DONE]"
+
+
+def test_ids_are_unguessable_and_the_model_is_the_loaded_one() -> None:
+    finished = Finished(FinishReason.STOP, Counts())
+    first, second = (whole(chat(model="gpt-4").formatter, [], finished) for _ in range(2))
+    assert first["id"] != second["id"]
+    assert len(first["id"].removeprefix("chatcmpl-")) == 32
+    assert first["model"] == MODEL.name
+    assert whole(completion().formatter, [], finished)["id"].startswith("cmpl-")
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), max_size=6))
+def test_the_fold_of_a_stream_is_the_whole(pieces: list[str]) -> None:
+    finished = Finished(FinishReason.LENGTH, Counts(1, 2, 0))
+    head = Head("m", "id", 0)
+
+    text = events(stream(TextFormatter(head), pieces, finished))[:-1]
+    choice = whole(TextFormatter(head), pieces, finished)["choices"][0]
+    assert "".join(chunk["choices"][0]["text"] for chunk in text) == choice["text"]
+
+    turns = events(stream(ChatFormatter(head), pieces, finished))[:-1]
+    choice = whole(ChatFormatter(head), pieces, finished)["choices"][0]
+    deltas = [chunk["choices"][0]["delta"] for chunk in turns]
+    assert "".join(one.get("content", "") for one in deltas) == choice["message"]["content"]
+    assert turns[-1]["choices"][0]["finish_reason"] == choice["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code"),
+    [
+        (InvalidRequest("m"), "invalid_request_error", "invalid_request"),
+        (Unsupported("m"), "invalid_request_error", "unsupported"),
+        (Unauthorized("m"), "authentication_error", "invalid_api_key"),
+        (ModelNotFound("m"), "not_found_error", "model_not_found"),
+        (EngineUnavailable("m"), "service_unavailable", "engine_unavailable"),
+        (InternalError("m"), "server_error", "internal_error"),
+    ],
+)
+def test_errors(error: NaiadError, kind: str, code: str) -> None:
+    assert error_body(error) == {
+        "error": {"message": "m", "type": kind, "param": None, "code": code}
+    }
+
+
+def test_context_errors_carry_both_numbers() -> None:
+    body = error_body(ContextExceeded("m", param="prompt", n_prompt_tokens=9, n_ctx=8))["error"]
+    assert (body["type"], body["code"]) == ("exceed_context_size_error", "context_length_exceeded")
+    assert (body["n_prompt_tokens"], body["n_ctx"], body["param"]) == (9, 8, "prompt")
+
+
+def call(**path_params: str) -> Call:
+    return Call(body={}, query={}, path_params=path_params, caller=CALLER)
+
+
+async def test_models() -> None:
+    listed = await list_models(FakeBackend(), call())
+    assert [one["id"] for one in listed["data"]] == [MODEL.name]
+    shown = await show_model(FakeBackend(), call(model_id=MODEL.name))
+    assert shown == listed["data"][0]
+    assert (shown["object"], shown["max_model_len"], shown["meta"]["n_params"]) == (
+        "model",
+        4096,
+        135,
+    )
+    with pytest.raises(ModelNotFound, match="'org/other'"):
+        await show_model(FakeBackend(), call(model_id="org/other"))
+
+
+def test_routes_have_aliases_without_the_prefix_and_all_need_the_key() -> None:
+    routes = {(one.method, one.path) for one in DIALECT.operations}
+    assert {(method, path.removeprefix("/v1")) for method, path in routes} <= routes
+    assert len(routes) == 8
+    assert {one.access for one in DIALECT.operations} == {Access.USER}
+    assert all((one.parse is None) != (one.handle is None) for one in DIALECT.operations)

@@ -1,0 +1,110 @@
+"""SillyTavern's own request bodies, with every field it sends, and what becomes of each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dialect_cases import MODEL
+from naiad.dialects.kobold.requests import parse_stream, parse_whole
+from naiad.dialects.openai.requests import parse_completion
+from naiad.types import GenerateRequest, SamplingParams, TextPrompt
+
+PROMPT = TextPrompt("You are Seraphina.\nYou: Hi!\nSeraphina:")
+
+
+def body(name: str, **changes: Any) -> dict[str, Any]:
+    path = Path(__file__).parent / "golden" / f"sillytavern-{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found | changes
+
+
+def test_text_completion_with_koboldcpp_as_source() -> None:
+    parsed = parse_completion(body("text-completion"), MODEL)
+    assert parsed.request == GenerateRequest(
+        prompt=PROMPT,
+        sampling=SamplingParams(
+            temperature=0.85,
+            top_k=40,
+            top_p=0.95,
+            min_p=0.05,
+            typical_p=1.0,
+            repetition_penalty=1.08,
+            penalty_last_n=2048,
+            presence_penalty=0.0,
+            frequency_penalty=0.1,
+            logit_bias=((15, -3.5),),
+            ignore_eos=False,
+            seed=parsed.request.sampling.seed,
+        ),
+        max_tokens=350,
+        stop=("\nYou:", "\n***"),
+        stream=True,
+        model="tiny.Q4_1",
+    )
+    assert parsed.ignored == ("logprobs", "rep_pen_slope", "n_probs")
+
+
+def test_its_seed_of_minus_one_is_a_new_one_each_time() -> None:
+    seeds = {
+        parse_completion(body("text-completion"), MODEL).request.sampling.seed for _ in range(3)
+    }
+    assert len(seeds) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "reported"),
+    [
+        ({"dry_multiplier": 0.8}, {"dry_multiplier", "dry_base", "dry_sequence_breakers"}),
+        ({"xtc_probability": 0.5}, {"xtc_probability", "xtc_threshold"}),
+        ({"mirostat_mode": 2}, {"mirostat_mode", "mirostat_tau", "mirostat_eta"}),
+        ({"banned_strings": ["shivers"]}, {"banned_strings"}),
+        ({"grammar": "root ::= x"}, {"grammar"}),
+        ({"smoothing_factor": 0.3}, {"smoothing_factor", "smoothing_curve"}),
+    ],
+)
+def test_samplers_that_are_not_there_are_reported_once_they_are_switched_on(
+    changes: dict[str, Any], reported: set[str]
+) -> None:
+    parsed = parse_completion(body("text-completion", **changes), MODEL)
+    assert reported <= set(parsed.ignored)
+
+
+@pytest.mark.parametrize(("parse", "is_streamed"), [(parse_whole, False), (parse_stream, True)])
+def test_kobold_classic(parse: Any, is_streamed: bool) -> None:
+    parsed = parse(body("kobold-classic"), MODEL)
+    assert parsed.request == GenerateRequest(
+        prompt=PROMPT,
+        sampling=SamplingParams(
+            temperature=0.79,
+            top_k=0,
+            top_p=0.9,
+            min_p=0.0,
+            typical_p=1.0,
+            repetition_penalty=1.1,
+            penalty_last_n=600,
+            ignore_eos=False,
+            seed=7,
+        ),
+        max_tokens=182,
+        stop=("You:", "\nSeraphina "),
+        stream=is_streamed,
+    )
+    assert parsed.ignored == (
+        "rep_pen_slope",
+        "tfs",
+        "sampler_order",
+        "mirostat",
+        "mirostat_tau",
+        "mirostat_eta",
+    )
+
+
+@pytest.mark.parametrize("name", ["text-completion", "kobold-classic"])
+def test_every_field_may_be_null_but_the_prompt(name: str) -> None:
+    nothing = dict.fromkeys(body(name), None)
+    for parse in (parse_completion, parse_whole):
+        assert parse({**nothing, "prompt": "x"}, MODEL).ignored == ()

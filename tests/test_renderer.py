@@ -1,0 +1,152 @@
+"""The renderer and its helper process: replaced when it is slow or dies, never mixed up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+
+from naiad.errors import InternalError, InvalidRequest, Unsupported
+from naiad.service.renderer import Renderer
+from naiad.types import ChatMessage, ChatPrompt, ModelInfo
+
+MODEL = ModelInfo(name="tiny", bos_token="<s>", eos_token="</s>")
+HELLO = ChatPrompt((ChatMessage("user", "你好 😀"),))
+ECHO = "{{ bos_token }}{{ messages[-1].content }}"
+FOR_EVER = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.fixture
+async def renderer() -> AsyncIterator[Renderer]:
+    made = Renderer(timeout_s=20)
+    yield made
+    await made.close()
+
+
+def helper_pid(renderer: Renderer) -> int:
+    helper = renderer._helper
+    assert helper is not None
+    return helper.pid
+
+
+async def test_renders_and_keeps_its_helper(renderer: Renderer) -> None:
+    await renderer.start()
+    pid = helper_pid(renderer)
+    assert await renderer.render(ECHO, HELLO, MODEL) == "<s>你好 😀"
+    kwargs = ChatPrompt(HELLO.messages, template_kwargs=(("x", [1, {"y": 2}]),))
+    assert await renderer.render("{{ x[1].y }}{{ eos_token }}", kwargs, MODEL) == "2</s>"
+    assert helper_pid(renderer) == pid
+
+
+async def test_errors_keep_their_type_and_field(renderer: Renderer) -> None:
+    with pytest.raises(InvalidRequest, match="must alternate") as caught:
+        await renderer.render("{{ raise_exception('must alternate') }}", HELLO, MODEL)
+    assert caught.value.param == "messages"
+    with pytest.raises(Unsupported, match="not valid"):
+        await renderer.render("{% if %}", HELLO, MODEL)
+    assert await renderer.render(ECHO, HELLO, MODEL) == "<s>你好 😀"
+
+
+async def test_a_model_without_a_template_is_unsupported_and_starts_nothing() -> None:
+    with pytest.raises(Unsupported, match="'tiny' has no chat template"):
+        await Renderer(command=["/nonexistent"]).render(None, HELLO, MODEL)
+
+
+async def test_a_slow_template_is_stopped_and_the_next_one_works() -> None:
+    renderer = Renderer(timeout_s=0.2)
+    await renderer.start()
+    pid = helper_pid(renderer)
+    with pytest.raises(InvalidRequest, match=r"longer than 0\.2 s"):
+        await renderer.render(FOR_EVER, HELLO, MODEL)
+    assert helper_pid(renderer) != pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    renderer._timeout_s = 20
+    assert await renderer.render(ECHO, HELLO, MODEL) == "<s>你好 😀"
+    await renderer.close()
+
+
+async def test_a_helper_that_died_is_replaced(renderer: Renderer) -> None:
+    await renderer.start()
+    pid = helper_pid(renderer)
+    os.kill(pid, signal.SIGKILL)
+    assert await renderer.render(ECHO, HELLO, MODEL) == "<s>你好 😀"
+    assert helper_pid(renderer) != pid
+
+
+async def test_ctrl_c_leaves_the_helper_alone(renderer: Renderer) -> None:
+    await renderer.start()
+    pid = helper_pid(renderer)
+    os.kill(pid, signal.SIGINT)
+    assert await renderer.render(ECHO, HELLO, MODEL) == "<s>你好 😀"
+    assert helper_pid(renderer) == pid
+
+
+async def test_concurrent_renderings_each_get_their_own(renderer: Renderer) -> None:
+    prompts = [ChatPrompt((ChatMessage("user", f"{i}" * 50_000),)) for i in range(8)]
+    texts = await asyncio.gather(*(renderer.render(ECHO, one, MODEL) for one in prompts))
+    assert texts == ["<s>" + one.messages[0].content for one in prompts]
+
+
+async def test_a_cancelled_rendering_does_not_answer_the_next_caller(renderer: Renderer) -> None:
+    await renderer.start()
+    doomed = asyncio.ensure_future(renderer.render(FOR_EVER, HELLO, MODEL))
+    await asyncio.sleep(0)  # it has sent its job and waits
+    doomed.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await doomed
+    assert await renderer.render(ECHO, HELLO, MODEL) == "<s>你好 😀"
+
+
+async def test_the_loop_is_free_while_a_template_runs() -> None:
+    renderer = Renderer(timeout_s=0.3)
+    await renderer.start()
+    rendering = asyncio.ensure_future(renderer.render(FOR_EVER, HELLO, MODEL))
+    n_turns = 0
+    while not rendering.done():
+        await asyncio.sleep(0)
+        n_turns += 1
+    assert isinstance(rendering.exception(), InvalidRequest)
+    assert n_turns > 100
+    await renderer.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits address space")
+async def test_memory_is_limited(renderer: Renderer) -> None:
+    with pytest.raises(InvalidRequest, match="too much memory"):
+        await renderer.render("{{ 'x' * 10**10 }}", HELLO, MODEL)
+
+
+async def test_a_helper_that_cannot_start_is_an_internal_error() -> None:
+    renderer = Renderer(command=[sys.executable, "-c", ""])
+    with pytest.raises(InternalError, match="does not start"):
+        await renderer.start()
+    await renderer.close()
+
+
+GREETS_AND_DIES = (
+    "import sys; from naiad.chat.messages import Reply, pack; "
+    "sys.stdout.buffer.write(pack(Reply())); sys.stdout.flush(); sys.stdin.buffer.read(1)"
+)
+
+
+async def test_a_job_that_kills_two_helpers_is_an_internal_error() -> None:
+    renderer = Renderer(command=[sys.executable, "-c", GREETS_AND_DIES])
+    with pytest.raises(InternalError, match="died twice"):
+        await renderer.render(ECHO, HELLO, MODEL)
+    await renderer.close()
+
+
+async def test_close_ends_the_helper_and_can_be_repeated(renderer: Renderer) -> None:
+    await renderer.start()
+    pid = helper_pid(renderer)
+    await renderer.close()
+    await renderer.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    with pytest.raises(InternalError, match="closed"):
+        await renderer.render(ECHO, HELLO, MODEL)
