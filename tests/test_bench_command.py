@@ -107,14 +107,14 @@ def test_the_time_limit_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_notes_tell_what_the_table_cannot() -> None:
-    lumped = StreamResult(0.0, 2.0, (1.0,), "x", 9)
+    lumped = StreamResult(0.0, 2.0, (1.0,), ("x",), 9)
     failed = StreamResult(0.0, 1.0, error="died")
     line = summarize("here", [lumped, failed], extra={"ratio": 1.5, "none": None})
     assert notes([line]) == [
         "here: ratio 1.5, 1 answers came in one event",
         "here: error: died",
     ]
-    assert notes([summarize("here", [StreamResult(0.0, 1.0, (0.5,), "x", 1)])]) == []
+    assert notes([summarize("here", [StreamResult(0.0, 1.0, (0.5,), ("x",), 1)])]) == []
 
 
 def test_table_and_json_stand_missing_times() -> None:

@@ -41,12 +41,14 @@ def result(
     *times: float, text: str = "x", n_tokens: int = 0, error: str | None = None
 ) -> StreamResult:
     end = times[-1] if times else 0.0
-    return StreamResult(0.0, end + 0.5, times, text, n_tokens or len(times), error=error)
+    texts = (text,) * bool(text) + ("",) * (len(times) - 1)
+    return StreamResult(0.0, end + 0.5, times, texts, n_tokens or len(times), error=error)
 
 
 def test_a_whole_stream_is_read() -> None:
     got = read_recording(recording(HI, HI, HI, LENGTH, USAGE, DONE), OPENAI, 3)
-    assert (got.text, got.event_times, got.n_tokens, got.n_prompt) == ("hihihi", (11, 12, 13), 3, 5)
+    assert (got.text, got.event_texts) == ("hihihi", ("hi", "hi", "hi"))
+    assert (got.event_times, got.n_tokens, got.n_prompt) == ((11, 12, 13), 3, 5)
     assert (got.finish, got.n_finishes, got.error) == ("length", 1, None)
     assert (got.ttft, got.gaps, got.tail) == (1.0, (1.0, 1.0), 3.5)
 

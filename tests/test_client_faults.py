@@ -88,9 +88,7 @@ class TestOneStreamFails:
         assert engine.status.integrity_violations == 1
 
     @pytest.mark.parametrize(("verb", "text"), [("finish_error", "scripted"), ("nan", "NaN")])
-    async def test_an_error_of_the_engine(
-        self, engine: SocketEngine, verb: str, text: str
-    ) -> None:
+    async def test_an_error_of_the_engine(self, engine: SocketEngine, verb: str, text: str) -> None:
         answer = await act(engine, ["emit", 2], [verb])
         assert (answer.finish, len(answer.tokens)) == (FinishReason.ERROR, 2)
         assert isinstance(answer.error, EngineFailed)
@@ -187,6 +185,20 @@ class TestProcess:
             assert isinstance(failure, EngineUnavailable)
             assert failure.details["retry_after"] >= 1
         await serves_again(engine, restarts=1)
+        await engine.close()
+
+    async def test_a_worker_frozen_as_each_request_enters(self) -> None:
+        engine = await ready(engine_from)
+        assert engine.worker_pid is not None
+        for i in range(30):
+            leftover = await engine.submit(exact_job(f"leftover {i}", 400))
+            os.kill(engine.worker_pid, signal.SIGSTOP)
+            engine.abort(leftover.uid)
+            checking = asyncio.ensure_future(check_exact(engine, f"frozen {i}", 5))
+            await asyncio.sleep(0)
+            os.kill(engine.worker_pid, signal.SIGCONT)
+            await checking
+        assert (engine.num_open, engine.status.integrity_violations) == (0, 0)
         await engine.close()
 
     async def test_close_ends_a_worker_that_hangs_in_a_step(self) -> None:
@@ -295,8 +307,7 @@ class TestLoading:
     async def test_close_while_loading(self, build: Build) -> None:
         engine = build(load_script(["pause", 0.2]), limits=AT_ONCE)
         await engine.start()
-        while engine.worker_pid is None and build is engine_from:
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)
         with pytest.raises(EngineUnavailable, match="loading"):
             await engine.submit(exact_job("x", 1))
         await engine.close()

@@ -11,17 +11,21 @@ from hypothesis import strategies as st
 
 from naiad.client.base import Job, TokenBatch
 from naiad.client.restart import RestartLimits, RestartPolicy
-from naiad.client.stream import Stream
+from naiad.client.stream import MERGE_BEYOND, Stream
 from naiad.client.table import StreamTable
 from naiad.errors import Cancelled, ContextExceeded, EngineFailed, IntegrityViolation, NaiadError
 from naiad.ipc.messages import Accepted, Loading, Refused, StepDone, StreamItem
+from naiad.testing.exact import read_all
 from naiad.types import FinishReason, SamplingParams
 
 JOB = Job("prompt", 10, SamplingParams())
 
 
-def new_stream(uid: int = 1) -> Stream:
-    return Stream(uid, JOB, asyncio.get_running_loop().create_future())
+def new_stream(*, is_accepted: bool = True) -> Stream:
+    stream = Stream(1, JOB, asyncio.get_running_loop().create_future())
+    if is_accepted:
+        stream.accept(6)
+    return stream
 
 
 def item(uid: int, seq: int, finish: FinishReason | None = None) -> StreamItem:
@@ -36,7 +40,7 @@ class TestMailbox:
         stream.put(StreamItem(1, 1, [6], b"b", FinishReason.STOP))
         assert await stream.get() == TokenBatch((6,), b"b", 3, FinishReason.STOP)
 
-    @given(reads=st.lists(st.booleans(), min_size=1, max_size=30))
+    @given(reads=st.lists(st.booleans(), min_size=1, max_size=3 * MERGE_BEYOND))
     def test_nothing_is_lost_however_slow_the_reader(self, reads: list[bool]) -> None:
         async def scenario() -> None:
             stream = new_stream()
@@ -49,19 +53,39 @@ class TestMailbox:
                     tokens += batch.tokens
                     data += batch.data
             stream.end(FinishReason.LENGTH)
-            last = await stream.get()
-            assert [*tokens, *last.tokens] == list(range(len(reads))) == stream.emitted
-            assert data + last.data == b"".join(b"%d" % seq for seq in range(len(reads)))
+            answer = await read_all(stream)
+            assert [*tokens, *answer.tokens] == list(range(len(reads))) == stream.emitted
+            assert data + answer.data == b"".join(b"%d" % seq for seq in range(len(reads)))
+            assert answer.num_batches <= MERGE_BEYOND
 
         asyncio.run(scenario())
 
-    async def test_a_waiting_reader_is_woken_once_for_all_that_came(self) -> None:
+    async def test_a_reader_a_little_late_gets_a_batch_for_each_step(self) -> None:
+        stream = new_stream()
+        for seq in range(MERGE_BEYOND):
+            stream.put(item(1, seq))
+        batches = [await stream.get() for _ in range(MERGE_BEYOND)]
+        assert [batch.tokens for batch in batches] == [(seq,) for seq in range(MERGE_BEYOND)]
+
+    async def test_a_reader_far_behind_gets_one_batch(self) -> None:
+        stream = new_stream()
+        for seq in range(MERGE_BEYOND + 1):
+            stream.put(item(1, seq))
+        assert (await stream.get()).tokens == tuple(range(MERGE_BEYOND + 1))
+
+    async def test_the_end_comes_with_the_last_batch_only(self) -> None:
+        stream = new_stream()
+        stream.put(item(1, 0))
+        stream.put(item(1, 1, FinishReason.STOP))
+        finishes = [(await stream.get()).finish for _ in range(2)]
+        assert finishes == [None, FinishReason.STOP]
+
+    async def test_a_waiting_reader_is_woken(self) -> None:
         stream = new_stream()
         reading = asyncio.ensure_future(stream.get())
         await asyncio.sleep(0)
         stream.put(item(1, 0))
-        stream.put(item(1, 1))
-        assert (await reading).tokens == (0, 1)
+        assert (await reading).tokens == (0,)
 
     async def test_a_cancelled_reader_loses_nothing(self) -> None:
         stream = new_stream()
@@ -102,7 +126,7 @@ class TestMailbox:
         assert isinstance((await stream.get()).error, EngineFailed)
 
     async def test_an_end_before_the_yes_fails_the_submit(self) -> None:
-        stream = new_stream()
+        stream = new_stream(is_accepted=False)
         stream.end(FinishReason.CANCELLED)
         with pytest.raises(Cancelled):
             await stream.accepted
@@ -223,6 +247,21 @@ class TestTable:
             else:
                 rig.table.refused(Refused(1, stream.uid, "c", "m"))
         assert (rig.table.violations, rig.table.n_tombstones) == (0, 0)
+
+    async def test_an_answer_between_a_callers_leaving_and_its_abort_is_none(self) -> None:
+        """Leaving cancels the future at once; the abort goes out a turn later."""
+        rig = Rig()
+        a, b = (rig.table.open(JOB, asyncio.get_running_loop().create_future()) for _ in range(2))
+        for stream in (a, b):
+            stream.accepted.cancel()
+        rig.table.accepted(Accepted(1, a.uid, 6))
+        rig.table.refused(Refused(1, b.uid, "c", "m"))
+        rig.step(item(a.uid, 0))
+        rig.table.abort(a.uid)
+        rig.table.abort(b.uid)
+        rig.step(StreamItem(a.uid, 1, [], b"", FinishReason.CANCELLED))
+        assert (rig.aborts, rig.table.violations) == ([a.uid], 0)
+        assert (rig.table.n_open, rig.table.n_tombstones) == (0, 0)
 
     async def test_another_epoch_fails_the_streams_it_names(self) -> None:
         rig = Rig()

@@ -18,8 +18,13 @@ FIELDS = {*Config.__struct_fields__, *EngineConfig.__struct_fields__}
 
 
 @pytest.fixture(autouse=True)
-def no_settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The default settings file is one in this test's folder; it does not exist yet."""
+def no_settings_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "default_file", lambda: Path("/none/naiad.toml"))
+
+
+@pytest.fixture
+def settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the usual settings file would be; it does not exist yet."""
     file = tmp_path / "naiad.toml"
     monkeypatch.setattr(settings, "default_file", lambda: file)
     return file
@@ -91,10 +96,10 @@ def test_each_setting_is_taken_from_a_flag(setting: Setting) -> None:
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: s.name)
-def test_each_setting_is_taken_from_the_file(setting: Setting, no_settings_file: Path) -> None:
+def test_each_setting_is_taken_from_the_file(setting: Setting, settings_file: Path) -> None:
     _, value = EXAMPLES[setting.name]
     toml = msgspec.json.encode(value).decode()  # JSON scalars and lists are TOML too
-    no_settings_file.write_text(f"{setting.name} = {toml}\n")
+    settings_file.write_text(f"{setting.name} = {toml}\n")
     assert value_of(load({}, env={}), setting.name) == value
 
 
@@ -102,17 +107,15 @@ def test_without_anything_the_defaults_hold() -> None:
     assert load({}, env={}) == Config()
 
 
-def test_flag_beats_environment_beats_file(no_settings_file: Path) -> None:
-    no_settings_file.write_text("port = 1\nparallel = 2\nthreads = 3\n")
+def test_flag_beats_environment_beats_file(settings_file: Path) -> None:
+    settings_file.write_text("port = 1\nparallel = 2\nthreads = 3\n")
     env = {"NAIAD_PARALLEL": "20", "NAIAD_THREADS": "30"}
     config = load({"threads": "300"}, env=env)
     assert (config.port, config.engine.parallel, config.engine.threads) == (1, 20, 300)
 
 
-def test_a_named_file_is_read_instead_of_the_usual_one(
-    tmp_path: Path, no_settings_file: Path
-) -> None:
-    no_settings_file.write_text("port = 1\n")
+def test_a_named_file_is_read_instead_of_the_usual_one(tmp_path: Path, settings_file: Path) -> None:
+    settings_file.write_text("port = 1\n")
     other = tmp_path / "other.toml"
     other.write_text("parallel = 9\n")
     for config in (load({}, file=str(other), env={}), load({}, env={"NAIAD_CONFIG": str(other)})):
@@ -151,25 +154,25 @@ def test_a_bad_variable_is_refused_by_its_name() -> None:
         load({}, env={"NAIAD_NO_AUTH": "yes"})
 
 
-def test_a_bad_value_in_the_file_is_refused_with_key_and_path(no_settings_file: Path) -> None:
-    no_settings_file.write_text('parallel = "8"\n')
+def test_a_bad_value_in_the_file_is_refused_with_key_and_path(settings_file: Path) -> None:
+    settings_file.write_text('parallel = "8"\n')
     with pytest.raises(ConfigError, match=r"parallel in .*naiad\.toml is '8'"):
         load({}, env={})
 
 
 @pytest.mark.parametrize("text", ["paralel = 8", "[engine]\nthreads = 2"])
-def test_an_unknown_key_in_the_file_is_refused(no_settings_file: Path, text: str) -> None:
-    no_settings_file.write_text(text)
+def test_an_unknown_key_in_the_file_is_refused(settings_file: Path, text: str) -> None:
+    settings_file.write_text(text)
     with pytest.raises(ConfigError) as caught:
         load({}, env={})
     assert caught.value.details["source"] == "file"
 
 
-def test_an_unknown_key_gets_the_nearest_name_for_a_hint(no_settings_file: Path) -> None:
-    no_settings_file.write_text("paralel = 8")
+def test_an_unknown_key_gets_the_nearest_name_for_a_hint(settings_file: Path) -> None:
+    settings_file.write_text("paralel = 8")
     with pytest.raises(ConfigError, match="unknown key paralel; did you mean parallel"):
         load({}, env={})
-    no_settings_file.unlink()
+    settings_file.unlink()
     with pytest.raises(ConfigError, match="NAIAD_PROT is no setting; did you mean NAIAD_PORT"):
         load({}, env={"NAIAD_PROT": "1"})
 
@@ -179,11 +182,11 @@ def test_variables_of_other_commands_are_let_be() -> None:
 
 
 def test_a_file_that_is_no_toml_or_is_missing_is_refused(
-    tmp_path: Path, no_settings_file: Path
+    tmp_path: Path, settings_file: Path
 ) -> None:
     with pytest.raises(ConfigError, match="There is no settings file"):
         load({}, file=str(tmp_path / "none.toml"), env={})
-    no_settings_file.write_text("port 5001")
+    settings_file.write_text("port 5001")
     with pytest.raises(ConfigError, match="cannot be read"):
         load({}, env={})
 

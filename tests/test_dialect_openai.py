@@ -51,10 +51,12 @@ def test_the_least_chat() -> None:
     assert request.prompt == ChatPrompt((ChatMessage("user", "Hi"),))
     assert (request.max_tokens, request.stop, request.stream) == (None, (), False)
     assert (request.model, request.handle, parsed.ignored) == (None, None, ())
-    assert (request.sampling.temperature, request.sampling.top_p, request.sampling.top_k) == (
-        1,
-        1,
-        0,
+    sampling = request.sampling
+    assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (
+        0.8,
+        40,
+        0.95,
+        0.05,
     )
 
 
@@ -162,6 +164,8 @@ def test_template_arguments() -> None:
     assert parsed.ignored == ("chat_template_kwargs.messages",)
     with pytest.raises(InvalidRequest, match="'chat_template_kwargs' must be an object"):
         chat(chat_template_kwargs=[1])
+    with pytest.raises(InvalidRequest, match="'chat_template_kwargs' holds"):
+        chat(chat_template_kwargs={"x": [{"y": "\ud800"}]})
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ async def test_default_ports_are_those_of_the_scheme() -> None:
         assert (await send(("host", host), ("origin", origin), JSON)).status == status
 
 
-ALLOWED = {"allow_origin": ("https://chat.example", "app://obsidian.md")}
+ALLOWED: dict[str, Any] = {"allow_origin": ("https://chat.example", "app://obsidian.md")}
 
 
 @pytest.mark.parametrize("origin", ["https://chat.example", "app://obsidian.md"])

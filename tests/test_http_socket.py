@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
 from fakes import FAKE, FakeEngine, FakeStream, decode, make_service, silent
 from http_client import connected, http, serving
@@ -239,12 +241,41 @@ async def test_a_head_that_is_too_large_is_refused(head: str) -> None:
         assert (await wire.head())[0] == 431
 
 
+class Sink(asyncio.Transport):
+    """Keeps what is written, and whether it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.is_shut = False
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.is_shut = True
+
+    def is_closing(self) -> bool:
+        return self.is_shut
+
+
 async def test_a_header_without_an_end_is_not_collected() -> None:
-    async with server(FakeEngine()) as port, connected(port) as wire:
-        await wire.send(b"GET / HTTP/1.1\r\nX: ")
-        for _ in range(5):
-            await wire.send(b"x" * 10_000)
-        assert (await wire.head())[0] == 431
+    config = uvicorn.Config(silent_app, http=protocol.LimitedProtocol, log_config=None)
+    connection = protocol.LimitedProtocol(config, ServerState(), {})
+    sink = Sink()
+    connection.connection_made(sink)
+    connection.data_received(b"GET / HTTP/1.1\r\nX: ")
+    n_pieces = 0
+    while not sink.is_shut:
+        connection.data_received(b"x" * 1000)
+        n_pieces += 1
+    connection.connection_lost(None)
+    assert n_pieces == protocol.MAX_HEAD_BYTES // 1000 + 1
+    assert sink.written.startswith(b"HTTP/1.1 431 ")
+
+
+async def silent_app(scope: Any, receive: Any, send: Any) -> None:
+    """Never reached."""
 
 
 async def test_a_large_path_is_refused_and_a_large_body_is_no_head() -> None:

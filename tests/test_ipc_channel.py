@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -31,8 +32,8 @@ from naiad.ipc.messages import (
     CallFailed,
     Detokenize,
     Detokenized,
-    Loading,
     LoadFailed,
+    Loading,
     LogLine,
     Ready,
     Refused,
@@ -93,7 +94,7 @@ class TestFrameDecoder:
     def test_cut_anywhere(self, payloads: list[bytes], cuts: list[int]) -> None:
         data = b"".join(map(frame, payloads))
         edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-        chunks = [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+        chunks = [data[a:b] for a, b in itertools.pairwise(edges)]
         assert decoded(chunks) == payloads
 
     @given(payloads=payloads_st, tail=st.binary(min_size=1, max_size=3))

@@ -255,7 +255,7 @@ async def test_the_model_is_unknown_until_it_is_loaded() -> None:
     engine = FakeEngine()
     engine.model = None
     with pytest.raises(EngineUnavailable):
-        assert make_service(engine).model
+        _ = make_service(engine).model
 
 
 async def test_model_names() -> None:

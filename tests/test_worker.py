@@ -40,8 +40,8 @@ from naiad.ipc.messages import (
     CallFailed,
     Detokenize,
     Detokenized,
-    Loading,
     LoadFailed,
+    Loading,
     LogLine,
     Ready,
     Refused,
@@ -77,7 +77,7 @@ class FakeCore:
         self.calls: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self.jobs: dict[int, tuple[int, int]] = {}  # uid -> (next seq, max_tokens)
         self.num_idle = 0
-        self.may_step = threading.Semaphore(10**6)
+        self.permits: threading.Semaphore | None = None  # steps that may run; None: all
         self.fault: Exception | None = None
         self.is_closed = False
         self.cancelled: list[int] = []
@@ -98,7 +98,8 @@ class FakeCore:
         return bool(self.jobs or self.cancelled)
 
     def step(self) -> list[StreamItem]:
-        self.may_step.acquire()
+        if self.permits is not None:
+            self.permits.acquire()
         if self.fault is not None:
             raise self.fault
         items = [StreamItem(uid, 0, [], b"", FinishReason.CANCELLED) for uid in self.cancelled]
@@ -144,7 +145,9 @@ class Front:
         self._decoder = FrameDecoder()
         self._events = self._read()
         self.worker = Worker(theirs, 4, load)
-        self._thread = threading.Thread(target=lambda: self.codes.append(self.worker.run()))
+        self._thread = threading.Thread(
+            target=lambda: self.codes.append(self.worker.run()), daemon=True
+        )
         self._thread.start()
 
     def _read(self) -> Iterator[AnyEvent]:
@@ -159,8 +162,13 @@ class Front:
         """The next event, which must be of this kind."""
         event = next(self._events)
         assert isinstance(event, kind), event
-        assert event.epoch == 4  # type: ignore[attr-defined]
+        assert event.epoch == 4
         return event
+
+    def ready(self) -> Front:
+        assert self.next(Loading).progress == 0
+        assert self.next(Ready).model.name == "fake"
+        return self
 
     def rest(self) -> list[AnyEvent]:
         return list(self._events)
@@ -181,9 +189,7 @@ def backend() -> FakeBackend:
 
 @pytest.fixture
 def front(backend: FakeBackend) -> Iterator[Front]:
-    front = Front(lambda progress: backend)
-    assert front.next(Loading).progress == 0
-    assert front.next(Ready).model.name == "fake"
+    front = Front(lambda progress: backend).ready()
     yield front
     front.end()
     assert backend.core.is_closed
@@ -204,14 +210,13 @@ class TestCommands:
         assert backend.core.calls.get() == ("add", 9, (5, 6), 3, "")
 
     def test_one_frame_per_step(self, front: Front, backend: FakeBackend) -> None:
-        for _ in range(10**6):
-            backend.core.may_step.acquire(blocking=False)
+        permits = backend.core.permits = threading.Semaphore(0)
         front.send(Submit(1, [5], 2, SAMPLING))
         front.next(Accepted)
         assert backend.core.calls.get()[0] == "add"  # the step for it alone now waits
         front.send(Submit(2, [5], 2, SAMPLING), Submit(3, [5], 2, SAMPLING))
         assert [front.next(Accepted).uid, front.next(Accepted).uid] == [2, 3]
-        backend.core.may_step.release(100)
+        permits.release(100)
         frames = [front.next(StepDone) for _ in range(3)]
         assert [[item.uid for item in frame.items] for frame in frames] == [[1], [1, 2, 3], [2, 3]]
         assert [frame.step for frame in frames] == [1, 2, 3]
@@ -232,14 +237,13 @@ class TestCommands:
         assert "a defect" in caplog.text
 
     def test_an_abort_is_hinted_then_applied(self, front: Front, backend: FakeBackend) -> None:
-        for _ in range(10**6):
-            backend.core.may_step.acquire(blocking=False)
+        permits = backend.core.permits = threading.Semaphore(0)
         front.send(Submit(9, [5], 50, SAMPLING))
         front.next(Accepted)
         assert backend.core.calls.get()[0] == "add"
         front.send(Abort(9))
         assert backend.core.calls.get() == ("hint", 9)  # while the step still runs
-        backend.core.may_step.release(100)
+        permits.release(100)
         assert backend.core.calls.get() == ("abort", 9)
         assert front.next(StepDone).items[0].finish is None
         assert front.next(StepDone).items[0].finish is FinishReason.CANCELLED
@@ -247,8 +251,7 @@ class TestCommands:
     def test_tokens_are_answered_while_a_step_runs(
         self, front: Front, backend: FakeBackend
     ) -> None:
-        for _ in range(10**6):
-            backend.core.may_step.acquire(blocking=False)
+        permits = backend.core.permits = threading.Semaphore(0)
         front.send(Submit(9, [5], 1, SAMPLING))
         front.next(Accepted)
         assert backend.core.calls.get()[0] == "add"
@@ -258,7 +261,7 @@ class TestCommands:
         assert front.next(Detokenized) == Detokenized(4, 3, b"a")
         front.send(Detokenize(4, [999]))
         assert front.next(CallFailed) == CallFailed(4, 4, "invalid_request", "no such id")
-        backend.core.may_step.release(100)
+        permits.release(100)
 
     def test_idle_work_runs_until_done_and_commands_come_between(
         self, front: Front, backend: FakeBackend
@@ -274,14 +277,14 @@ class TestCommands:
 class TestEnds:
     @pytest.mark.parametrize("is_told", [True, False], ids=["Shutdown", "end of the socket"])
     def test_a_plain_end(self, backend: FakeBackend, is_told: bool) -> None:
-        front = Front(lambda progress: backend)
+        front = Front(lambda progress: backend).ready()
         if is_told:
             front.send(Shutdown())
-            assert isinstance(front.rest()[-1], Ready)
+            assert front.rest() == []
         assert front.end() == EXIT_OK
 
     def test_a_front_that_dies_in_the_middle_of_a_stream(self, backend: FakeBackend) -> None:
-        front = Front(lambda progress: backend)
+        front = Front(lambda progress: backend).ready()
         front.send(Submit(9, [5], 10**9, SAMPLING))
         assert front.end() == EXIT_OK
         assert backend.core.is_closed
@@ -290,7 +293,7 @@ class TestEnds:
         self, backend: FakeBackend, caplog: pytest.LogCaptureFixture
     ) -> None:
         backend.core.fault = RuntimeError("no memory for the step")
-        front = Front(lambda progress: backend)
+        front = Front(lambda progress: backend).ready()
         front.send(Submit(9, [5], 1, SAMPLING))
         assert isinstance(front.rest()[-1], Accepted)
         assert front.exit_code() == EXIT_CRASHED
@@ -300,9 +303,9 @@ class TestEnds:
     def test_a_front_that_talks_nonsense(
         self, backend: FakeBackend, caplog: pytest.LogCaptureFixture
     ) -> None:
-        front = Front(lambda progress: backend)
+        front = Front(lambda progress: backend).ready()
         front.sock.sendall(b"GET / HTTP/1.1\r\n")
-        assert isinstance(front.rest()[-1], Ready)
+        assert front.rest() == []
         assert front.exit_code() == EXIT_CRASHED
         front.end()
 
@@ -347,14 +350,13 @@ class TestEnds:
         def load(progress: Callable[[float], None]) -> EngineBackend:
             for i in range(10_001):
                 progress(i / 10_000)
-            return backend
+            raise ModelFileError("enough")
 
         front = Front(load)
-        front.send(Shutdown())
         found = [event.progress for event in front.rest() if isinstance(event, Loading)]
         assert 90 <= len(found) <= 101
         assert found == sorted(set(found))
-        assert front.end() == EXIT_OK
+        assert front.end() == EXIT_LOAD_FAILED
 
 
 class TestProcess:

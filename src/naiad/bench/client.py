@@ -124,11 +124,18 @@ class Client:
         finally:
             stream.drop()
 
-    async def ask(self, ask: Ask) -> StreamResult:
-        """Run a stream to its end. Never raises for what the server or the network does."""
+    async def run(self, ask: Ask) -> Stream:
+        """Run a stream to its end and leave it unread, so that others are not held up by that.
+
+        Never raises for what the server or the network does.
+        """
         async with self.open(ask) as stream:
             await stream.wait_ended()
-        return stream.result()
+        return stream
+
+    async def ask(self, ask: Ask) -> StreamResult:
+        """Run a stream to its end and read it. Raises as little as `run`."""
+        return (await self.run(ask)).result()
 
     async def _connect(self, exchange: Exchange) -> None:
         loop = asyncio.get_running_loop()

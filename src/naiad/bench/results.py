@@ -44,6 +44,7 @@ class StreamResult:
     """One stream as a client saw it.
 
     event_times: when each event that carries text came; fewer than tokens if the server merges.
+    event_texts: what each of them said.
     n_tokens: by the server's own count when it gives one, else max_tokens when it says "length",
         else the number of events.
     n_finishes: how many finish reasons the stream carried; one is right.
@@ -52,12 +53,17 @@ class StreamResult:
     started_at: float
     ended_at: float
     event_times: tuple[float, ...] = ()
-    text: str = ""
+    event_texts: tuple[str, ...] = ()
     n_tokens: int = 0
     n_prompt: int | None = None
     finish: str | None = None
     n_finishes: int = 0
     error: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The whole answer."""
+        return "".join(self.event_texts)
 
     @property
     def is_failed(self) -> bool:
@@ -98,14 +104,14 @@ def read_recording(recording: Recording, wire: Wire, max_tokens: int) -> StreamR
     timed = [(at, read_line(wire, line)) for at, line in split_lines(recording.chunks)]
     pieces = [(at, piece) for at, piece in timed if piece is not None]
     finishes = [piece.finish for _, piece in pieces if piece.finish]
-    times = tuple(at for at, piece in pieces if piece.text)
+    texts = [(at, piece.text) for at, piece in pieces if piece.text]
     said = [piece for _, piece in pieces]
     return StreamResult(
         started_at=recording.started_at,
         ended_at=recording.ended_at,
-        event_times=times,
-        text="".join(piece.text for piece in said),
-        n_tokens=_count(said, len(times), max_tokens),
+        event_times=tuple(at for at, _ in texts),
+        event_texts=tuple(text for _, text in texts),
+        n_tokens=_count(said, len(texts), max_tokens),
         n_prompt=_last(piece.prompt_tokens for piece in said),
         finish=finishes[-1] if finishes else None,
         n_finishes=len(finishes),

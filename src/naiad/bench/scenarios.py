@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
-from naiad.bench.client import Client
+from naiad.bench.client import Client, Stream
 from naiad.bench.figures import (
     Summary,
     gaps_between,
@@ -51,17 +51,21 @@ def _quiet() -> None:
     """No one watches the progress."""
 
 
-async def _ask(client: Client, ask: Ask, tick: Tick) -> StreamResult:
-    result = await client.ask(ask)
+async def _run(client: Client, ask: Ask, tick: Tick) -> Stream:
+    stream = await client.run(ask)
     tick()
-    return result
+    return stream
+
+
+async def _ask(client: Client, ask: Ask, tick: Tick) -> StreamResult:
+    return (await _run(client, ask, tick)).result()
 
 
 async def _ask_all(client: Client, asks: Iterable[Ask], tick: Tick) -> list[StreamResult]:
-    """All at once."""
+    """All at once; read when all have ended."""
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_ask(client, ask, tick)) for ask in asks]
-    return [task.result() for task in tasks]
+        tasks = [group.create_task(_run(client, ask, tick)) for ask in asks]
+    return [task.result().result() for task in tasks]
 
 
 async def consecutive(client: Client, sizes: Sizes, tick: Tick = _quiet) -> list[Summary]:
@@ -121,7 +125,8 @@ async def interference(client: Client, sizes: Sizes, tick: Tick = _quiet) -> lis
         streams = [await stack.enter_async_context(client.open(ask)) for ask in asks]
         for stream in streams:
             await stream.wait_events(_SETTLED)
-        result = await _ask(client, newcomer, tick)
+        newcomer_stream = await _run(client, newcomer, tick)
+    result = newcomer_stream.result()
     running = [stream.result() for stream in streams]
     for _ in running:
         tick()

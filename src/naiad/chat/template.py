@@ -25,10 +25,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from naiad.errors import InvalidRequest, Unsupported
 
-#: Names that the server sets; a caller's template arguments cannot replace them.
-RESERVED = frozenset(
-    {"messages", "add_generation_prompt", "bos_token", "eos_token", "tools", "documents"}
-)
 _BASE_OUTPUT_CHARS = 1024 * 1024
 _QUOTED_CHARS = 200  # of a message that the template raised
 
@@ -62,7 +58,7 @@ def render(
         source: the template, as the model file holds it.
         messages: `role` and `content` of each turn, oldest first.
         bos, eos: text of the model's first and last token, as the template may write them.
-        kwargs: further variables for the template; RESERVED names are not replaced.
+        kwargs: further variables for the template; those that are set here are not replaced.
         continue_final: leave the last turn open: the prompt ends right after its content, to the
             last space, so that the model goes on with it.
 

@@ -192,7 +192,8 @@ def _describe_build(info: str) -> list[str]:
     if not info:
         return []
     record = load_record()
-    features = [part.split("=")[0].strip() for part in info.split("|") if "= 1" in part]
+    told = info.replace("CPU :", "").split("|")
+    features = [part.split("=")[0].strip() for part in told if "= 1" in part]
     return [*([describe(record)] if record else []), ", ".join(features)]
 
 

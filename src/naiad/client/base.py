@@ -48,7 +48,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
-    """Everything that came for one stream since the last look, merged, in order.
+    """What one step brought for one stream; several steps, in order, for a reader far behind.
 
     finish is set on the last batch only, and then `error` too when finish is ERROR.
     """

@@ -130,6 +130,8 @@ class SocketEngine:
             return await stream.accepted
         except asyncio.CancelledError:
             self.abort(stream.uid)
+            if not stream.accepted.cancelled():
+                stream.accepted.exception()  # a refusal in the same turn: nobody is left to hear it
             raise
 
     def abort(self, uid: int) -> None:
@@ -264,7 +266,7 @@ class SocketEngine:
         self._table.fail_all(
             lambda stream: (
                 kind(message)
-                if stream.accepted.done()
+                if stream.is_accepted
                 else EngineUnavailable(message, retry_after=self._retry_after)
             )
         )

@@ -1,17 +1,22 @@
-"""One stream's mailbox: what comes while the reader is away is merged, in order, into one batch.
+"""One stream's mailbox: a batch for each step, merged in order when the reader is far behind.
 
-Nothing else grows here: the ids are kept once (a stream can be resumed from its prompt and what it
-has emitted), and a slow reader finds one larger batch, not a longer queue.
+A reader that is only a little late still sees one batch a step, so that a client gets its tokens as
+the engine made them. A slow one finds one larger batch, not a longer queue: nothing else grows here
+(the ids are kept once, so that a stream can be resumed from its prompt and what it has emitted).
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 from naiad.client.base import Job, TokenBatch
 from naiad.errors import Cancelled, EngineFailed, NaiadError, from_code
 from naiad.ipc.messages import StreamItem
 from naiad.types import FinishReason
+
+#: Steps that a reader may be behind before what waits for it is merged.
+MERGE_BEYOND = 64
 
 
 class Stream:
@@ -21,12 +26,14 @@ class Stream:
         job: what was asked for.
         emitted: every token id that has come, in order, read or not.
         next_seq: the place that the next item must have.
+        is_accepted: the engine's yes has come. Not the same as `accepted` being done: a caller
+            that leaves cancels the future at once, and the yes may come before the abort goes out.
         is_ended: nothing more will come; the last batch may still wait for its reader.
     """
 
     __slots__ = (
-        "_cached", "_data", "_error", "_finish", "_has_news", "_taken", "_waiter",
-        "accepted", "emitted", "is_ended", "job", "n_prompt", "next_seq", "uid",
+        "_backlog", "_cached", "_error", "_finish", "_is_end_taken", "_waiter",
+        "accepted", "emitted", "is_accepted", "is_ended", "job", "n_prompt", "next_seq", "uid",
     )  # fmt: skip
 
     def __init__(self, uid: int, job: Job, accepted: asyncio.Future[Stream]) -> None:
@@ -36,10 +43,10 @@ class Stream:
         self.accepted = accepted  # resolved by the engine's yes or no
         self.emitted: list[int] = []
         self.next_seq = 0
+        self.is_accepted = False
         self.is_ended = False
-        self._taken = 0
-        self._data = bytearray()
-        self._has_news = False
+        self._backlog: deque[tuple[list[int], bytes]] = deque()
+        self._is_end_taken = False
         self._cached = 0
         self._finish: FinishReason | None = None
         self._error: NaiadError | None = None
@@ -48,6 +55,7 @@ class Stream:
     def accept(self, n_prompt: int) -> None:
         """The engine's yes; submit() returns."""
         self.n_prompt = n_prompt
+        self.is_accepted = True
         if not self.accepted.done():
             self.accepted.set_result(self)
 
@@ -55,12 +63,14 @@ class Stream:
         """Add the next item; the caller has checked its place."""
         self.next_seq += 1
         self.emitted += item.tokens
-        self._data += item.data
         self._cached = item.n_cached or self._cached
+        if item.tokens or item.data:
+            self._backlog.append((item.tokens, item.data))
+            if len(self._backlog) > MERGE_BEYOND:
+                self._merge()
+            self._wake()
         if item.finish is not None:
             self.end(item.finish, _error_of(item))
-        elif item.tokens or item.data:
-            self._wake()
 
     def end(self, finish: FinishReason, error: NaiadError | None = None) -> None:
         """The one terminal; later calls change nothing. Fails submit() if it still waits."""
@@ -74,27 +84,31 @@ class Stream:
         self._wake()
 
     async def get(self) -> TokenBatch:
-        """Everything new since the last call; waits until there is something.
+        """The next batch; waits until there is one.
 
         Raises RuntimeError after the batch with `finish`, instead of waiting for ever.
         """
-        while not self._has_news:
-            if self.is_ended:
-                raise RuntimeError(f"stream {self.uid} has ended; nothing more will come")
+        while not self._backlog and not self.is_ended:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
+        if self._is_end_taken:
+            raise RuntimeError(f"stream {self.uid} has ended; nothing more will come")
         return self._take()
 
     def _take(self) -> TokenBatch:
-        tokens = tuple(self.emitted[self._taken :])
-        data = bytes(self._data)
-        self._taken = len(self.emitted)
-        self._data.clear()
-        self._has_news = False
-        return TokenBatch(tokens, data, self._cached, self._finish, self._error)
+        tokens, data = self._backlog.popleft() if self._backlog else ([], b"")
+        if self._backlog or not self.is_ended:
+            return TokenBatch(tuple(tokens), data, self._cached)
+        self._is_end_taken = True
+        return TokenBatch(tuple(tokens), data, self._cached, self._finish, self._error)
+
+    def _merge(self) -> None:
+        tokens = [token for part, _ in self._backlog for token in part]
+        data = b"".join(part for _, part in self._backlog)
+        self._backlog.clear()
+        self._backlog.append((tokens, data))
 
     def _wake(self) -> None:
-        self._has_news = True
         if self._waiter is not None:
             if not self._waiter.done():
                 self._waiter.set_result(None)

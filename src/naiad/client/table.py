@@ -67,14 +67,14 @@ class StreamTable:
 
     def accepted(self, event: Accepted) -> None:
         stream = self._open.get(event.uid)
-        if stream is not None and not stream.accepted.done():
+        if stream is not None and not stream.is_accepted:
             stream.accept(event.n_prompt)
         elif event.uid not in self._tombstones:
             self._violated(event.uid, "Accepted was not awaited")
 
     def refused(self, event: Refused) -> None:
         stream = self._open.get(event.uid)
-        if stream is not None and not stream.accepted.done():
+        if stream is not None and not stream.is_accepted:
             del self._open[event.uid]
             stream.end(FinishReason.ERROR, from_code(event.code, event.message, event.details))
         elif event.uid in self._tombstones:
@@ -87,7 +87,7 @@ class StreamTable:
         streams = self._open
         for item in event.items:
             stream = streams.get(item.uid)
-            if stream is not None and stream.next_seq == item.seq and stream.accepted.done():
+            if stream is not None and stream.next_seq == item.seq and stream.is_accepted:
                 if item.finish is not None:
                     del streams[item.uid]
                 stream.put(item)
@@ -108,7 +108,7 @@ class StreamTable:
             self._violated(uid, what)
 
     def _misplaced(self, item: StreamItem, stream: Stream | None) -> None:
-        if stream is not None and not stream.accepted.done():
+        if stream is not None and not stream.is_accepted:
             self._violated(item.uid, "an item came before Accepted")
         elif stream is not None:
             self._violated(item.uid, f"item {item.seq} came where {stream.next_seq} was due")

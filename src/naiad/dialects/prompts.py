@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from naiad.dialects.fields import Fields, array, mapping, short_text, text, token_ids, wrong_kind
 from naiad.errors import ContextExceeded, InvalidRequest, Unsupported
 from naiad.types import ChatMessage, ModelInfo, TextPrompt, TokenPrompt
@@ -98,5 +100,12 @@ def read_template_kwargs(
 ) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """`chat_template_kwargs`, and those in it that the server sets itself."""
     given = fields.get(mapping, "chat_template_kwargs") or {}
+    try:
+        msgspec.json.encode(given)  # it has to travel on, whatever is nested in it
+    except (ValueError, RecursionError):
+        name = "chat_template_kwargs"
+        raise InvalidRequest(
+            f"'{name}' holds text that is no valid Unicode, or is nested too deeply.", param=name
+        ) from None
     kept = {name: value for name, value in given.items() if name not in reserved}
     return kept, tuple(f"chat_template_kwargs.{name}" for name in given if name in reserved)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from naiad.engine.base import CoreJob
+from naiad.engine.compaction import Compactor
 from naiad.engine.executor import DecodeOutcome, Executor, Run, State
 from naiad.engine.host_cache import HostCache
 from naiad.engine.journal import Journal
@@ -31,6 +33,8 @@ logger = logging.getLogger("naiad.engine")
 
 #: Waiting for another request's prefill is worth it from this many shared tokens on.
 _WORTH_WAITING = 16
+#: The share of running streams' time that tidying the pool may take.
+_TIDYING_SHARE = 0.1
 
 
 class TokenTable(Protocol):
@@ -47,8 +51,8 @@ class CoreLimits:
     """Sizes the core runs with.
 
     n_ctx: tokens one request may use. pool_cells: cells all share, at least n_ctx. parallel:
-    sequences in one batch. n_parked: finished sequences that may stay in the pool for a while, and
-    parked_cells the cells they may take beside running ones. host_cache_bytes: saved states.
+    sequences in one batch. n_parked: finished sequences that may wait in the pool until they are
+    saved. host_cache_bytes: saved states.
     can_reuse: False for models whose past cannot be cut (recurrent, hybrid).
     """
 
@@ -56,7 +60,6 @@ class CoreLimits:
     pool_cells: int
     parallel: int
     n_parked: int = 0
-    parked_cells: int = 512
     host_cache_bytes: int = 0
     can_reuse: bool = True
     budget: StepBudget = field(default_factory=StepBudget)
@@ -78,6 +81,7 @@ class EngineCore:
         self._limits = limits
         self._journal = journal
         self._pool = Pool(executor.memory, limits.parallel + limits.n_parked)
+        self._compactor = Compactor(self._pool)
         self._prefix = PrefixCache(self._pool, HostCache[State](limits.host_cache_bytes))
         self._candidates = Candidates(vocab.n_tokens)
         self._waiting: deque[Sequence] = deque()
@@ -86,6 +90,7 @@ class EngineCore:
         self._samplers: dict[int, Sampler] = {}
         self._ended: list[StreamItem] = []
         self._interrupts = _Interrupts(executor)
+        self._step_s = 0.0  # how long the last decode took
 
     # -- the verbs ---------------------------------------------------------------------------
 
@@ -113,6 +118,7 @@ class EngineCore:
 
     def step(self) -> list[StreamItem]:
         items, self._ended = self._ended, []
+        self._tidy()
         self._admit()
         chunks = plan(self._running, self._limits.budget)
         outcome = self._execute(chunks) if chunks else DecodeOutcome.ABORTED
@@ -124,7 +130,6 @@ class EngineCore:
             self._reconcile(chunks)
         else:
             raise EngineFailed("the engine reported a fatal error while decoding")
-        self._save_while_busy()
         if self._limits.check_integrity:
             self.check_integrity()
         for item in items if self._journal else ():
@@ -182,11 +187,25 @@ class EngineCore:
             victim = next(p for p in self._prefix.parked if p.slot != resident.slot)
             self._prefix.drop(victim)
         sequence.slot = self._pool.allocate()
+        sequence.top = sequence.n_moved = 0
         if self._limits.can_reuse:
             self._prefix.attach(sequence, resident)
+            self._mark_sharing(sequence, resident)
         if sequence.uid not in self._samplers:
             self._samplers[sequence.uid] = self._make_sampler(sequence)
         self._running.append(sequence)
+        self._compactor.placed([sequence], self._n_used())
+
+    def _mark_sharing(self, sequence: Sequence, resident: Resident) -> None:
+        sharers = [s for s in self._running if s.slot == resident.slot]
+        sequence.is_sharing = bool(sharers) and resident.n_ready > 0
+        for other in sharers if sequence.is_sharing else ():
+            other.is_sharing = True
+
+    def _n_used(self) -> int:
+        """Cells in use, shared ones counted for each owner."""
+        live = sum(s.computed for s in self._running)
+        return live + sum(len(p.tokens) for p in self._prefix.parked)
 
     def _make_sampler(self, sequence: Sequence) -> Sampler:
         return Sampler(
@@ -212,16 +231,17 @@ class EngineCore:
             for chunk in chunks
         ]
         with self._interrupts.step({chunk.sequence.uid for chunk in chunks}) as is_wanted:
-            return self._executor.decode(runs) if is_wanted else DecodeOutcome.ABORTED
+            began = time.perf_counter()
+            outcome = self._executor.decode(runs) if is_wanted else DecodeOutcome.ABORTED
+            self._step_s = time.perf_counter() - began
+        return outcome
 
     def _commit(self, chunks: list[Chunk]) -> list[StreamItem]:
-        items: list[StreamItem] = []
-        for index, chunk in enumerate(chunks):
-            is_last = chunk.is_last
+        caught_up = [(i, c.sequence) for i, c in enumerate(chunks) if c.is_last]
+        for chunk in chunks:
             chunk.sequence.computed += chunk.n_tokens
-            if is_last:
-                items.append(self._sample(index, chunk.sequence))
-        return items
+        self._compactor.placed((c.sequence for c in chunks), self._n_used())
+        return [self._sample(index, sequence) for index, sequence in caught_up]
 
     def _sample(self, run: int, sequence: Sequence) -> StreamItem:
         logits = self._executor.logits(run)
@@ -306,10 +326,18 @@ class EngineCore:
             kept = min(self._pool.length(sequence.slot), len(sequence.tokens) - 1)
             sequence.computed = self._pool.cut(sequence.slot, kept)
 
-    def _save_while_busy(self) -> None:
-        """Parked cells slow every step: beyond a few, one block leaves the pool with each step."""
-        if self._running and self._prefix.n_parked_cells > self._limits.parked_cells:
-            self._prefix.save_slice()
+    def _tidy(self) -> None:
+        """Keep the pool small beside running streams: save what is parked, move what is stranded.
+
+        A block with each step, more with long ones, about a tenth of their time; after the last
+        step's items are sent and not while someone could start, so that no first token waits.
+        """
+        if not self._running or (self._waiting and len(self._running) < self._limits.parallel):
+            return
+        deadline = time.perf_counter() + self._step_s * _TIDYING_SHARE
+        while self._prefix.save_slice() or self._compactor.tidy(self._running, self._n_used()):
+            if time.perf_counter() >= deadline:
+                return
 
     def _journal_item(self, item: StreamItem) -> None:
         if self._journal:

@@ -74,6 +74,22 @@ class Pool:
         self._memory.remove(self._scratch)
         return self._verified(slot, start + n_tokens)
 
+    def move(self, slot: int, start: int, end: int) -> bool:
+        """Put the cells [start, end) into the lowest free ones; nobody else may own them.
+
+        False when they could not be put back: the slot then has a gap and must be cut at start.
+        """
+        state = self.save(slot, start, end)
+        if state is None:
+            return False
+        length = self.length(slot)
+        self._memory.remove(slot, start, end)
+        is_loaded = self._memory.load(self._scratch, state)
+        if is_loaded:
+            self._memory.share(self._scratch, slot, start, end)
+        self._memory.remove(self._scratch)
+        return is_loaded and self.length(slot) == length
+
     def _verified(self, slot: int, expected: int) -> int:
         length = self.length(slot)
         if length > expected or (length < expected and self._memory.pos_min(slot) > 0):

@@ -51,10 +51,6 @@ class PrefixCache:
         self.host = host
         self.parked: list[Parked] = []
 
-    @property
-    def n_parked_cells(self) -> int:
-        return sum(len(p.tokens) for p in self.parked)
-
     def resident(self, sequence: Sequence, running: Iterable[Sequence]) -> Resident:
         """The best match in the pool for a sequence that holds no cells yet."""
         best = _NOTHING

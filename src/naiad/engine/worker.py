@@ -114,7 +114,7 @@ class Worker:
         """Load, serve until told to end, and return the exit code."""
         self._inbox.start()
         try:
-            self._exit_code = self._serve()
+            self._serve()
         except OSError:
             logger.info("the front is gone")
         except Exception:
@@ -124,14 +124,12 @@ class Worker:
         self._tear_down()
         return self._exit_code
 
-    def _serve(self) -> int:
+    def _serve(self) -> None:
         backend = self._load_backend()
         if backend is None:
-            return EXIT_LOAD_FAILED
-        self._loop(backend.core)
-        return EXIT_OK
-
-    def _loop(self, core: Core) -> None:
+            self._exit_code = EXIT_LOAD_FAILED
+            return
+        core = backend.core
         while self._take_commands(core):
             items = core.step()
             if items:

@@ -10,7 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.requests import QueryParams
+from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
 from naiad.dialects.base import Call, Dialect, Formatter, Handle, Operation, Parse, Parsed

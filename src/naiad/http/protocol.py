@@ -105,7 +105,8 @@ class LimitedProtocol(HttpToolsProtocol):
             raise _HeadTooLarge
 
     def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        cycle: RequestResponseCycle | None = self.cycle  # none before the first request
+        return cycle is not None and not cycle.response_complete
 
     def _arm(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_RECEIPT_S, self._give_up)

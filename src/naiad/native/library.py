@@ -19,6 +19,8 @@ logger = logging.getLogger("naiad.native")
 #: ggml_log_level -> Python level, debug for the others; 5 continues the line before it.
 _LEVELS = {3: logging.WARNING, 4: logging.ERROR}
 _CONTINUE = 5
+#: The pool is meant to be larger than one request's context; llama.cpp warns of it each time.
+_FALSE_ALARM = "> n_ctx_train"
 
 
 class _LogRelay:
@@ -39,7 +41,7 @@ class _LogRelay:
         for line in filter(None, (line.rstrip() for line in lines)):
             if self._level >= logging.ERROR:
                 self.recent_errors.append(line)
-            logger.log(self._level, "%s", line)
+            logger.log(logging.DEBUG if _FALSE_ALARM in line else self._level, "%s", line)
 
 
 @functools.cache

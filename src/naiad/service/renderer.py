@@ -159,6 +159,8 @@ async def _spawn(command: Sequence[str]) -> Process:
 
 async def _exchange(helper: Process, frame: bytes) -> Reply:
     assert helper.stdin is not None
+    if helper.stdin.is_closing():
+        raise _HelperDied
     try:
         helper.stdin.write(frame)
         await helper.stdin.drain()

@@ -174,7 +174,8 @@ class Service:
         return prompt.ids
 
     def _parallel(self, model: ModelInfo | None) -> int:
-        return (model and model.engine.parallel) or self._config.engine.parallel
+        known = model.engine.parallel if model is not None else 0
+        return known or self._config.engine.parallel
 
     def _record(self, generation: Generation, seed: int) -> None:
         self._perf.record(generation.outcome(), seed, *generation.seconds)

@@ -59,7 +59,7 @@ def load_record(path: Path | None = None) -> BuildRecord | None:
             k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
         }
         return BuildRecord(**values)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 

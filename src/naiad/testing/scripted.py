@@ -5,35 +5,48 @@ repeated or reordered token shows at once, and the text still reads like words. 
 says what must come.
 
 A prompt that contains the JSON object {"script": [[verb, argument], ...]} is acted out instead;
-the verbs are the methods of `_Actor` whose names begin with "do_". `EngineConfig.model` may hold
-such an object too, for the load; see `_act_load`.
+the verbs are the methods of `actor.Actor` whose names begin with "do_". `EngineConfig.model` may
+hold such an object too, for the load; see `_act_load`.
 
 NAIAD_SCRIPTED_RATE: tokens per second of each stream, default 50; 0 is as fast as possible.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from hashlib import blake2b
-from typing import Annotated, Any, NoReturn
-
-import msgspec
+from collections.abc import Callable
+from typing import Any
 
 from naiad.config import EngineConfig
 from naiad.engine.base import CoreJob, Loader
-from naiad.errors import ContextExceeded, EngineFailed, InvalidRequest, from_code
-from naiad.ipc.channel import HEADER, MAX_FRAME_BYTES, WorkerChannel
-from naiad.ipc.messages import StepDone, StreamItem
-from naiad.testing.words import BYTES, EOS, N_VOCAB, decode_token, word_id
+from naiad.errors import ContextExceeded, InvalidRequest, from_code
+from naiad.ipc.channel import WorkerChannel
+from naiad.ipc.messages import StreamItem
+from naiad.testing.actor import Actor, Wire, script_in, script_of
+from naiad.testing.words import (
+    EOS,
+    N_VOCAB,
+    decode_token,
+    encode,
+    expected_text,
+    expected_tokens,
+    natural_length,
+)
 from naiad.types import EngineSettings, FinishReason, ModelInfo
+
+__all__ = [
+    "ScriptedBackend",
+    "ScriptedCore",
+    "encode",
+    "expected_text",
+    "expected_tokens",
+    "load",
+    "natural_length",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -45,52 +58,6 @@ TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-
-#: What one moment of a script yields: token ids with their bytes, or seconds to pass.
-Piece = tuple[list[int], bytes]
-Moment = Piece | float
-#: [[verb, argument, ...], ...]
-Script = list[Annotated[list[Any], msgspec.Meta(min_length=1)]]
-
-
-# --- what must come
-
-
-def expected_tokens(prompt: str | Sequence[int], n: int) -> list[int]:
-    """The first n token ids of the answer to a prompt without a script, however long it is."""
-    key = _key(encode(prompt) if isinstance(prompt, str) else prompt)
-    return [_word(key, i) for i in range(n)]
-
-
-def expected_text(prompt: str | Sequence[int], n: int) -> str:
-    """The text of `expected_tokens`."""
-    return b"".join(decode_token(token) for token in expected_tokens(prompt, n)).decode()
-
-
-def natural_length(prompt: str | Sequence[int]) -> int:
-    """Words before the answer's own end, 20 to 200; the end token comes after them."""
-    return _length(_key(encode(prompt) if isinstance(prompt, str) else prompt))
-
-
-def encode(text: str) -> list[int]:
-    """One id per UTF-8 byte."""
-    return list(text.encode())
-
-
-def _key(prompt: Sequence[int]) -> bytes:
-    return blake2b(b"".join(token.to_bytes(4, "little") for token in prompt)).digest()[:32]
-
-
-def _word(key: bytes, place: int) -> int:
-    digest = blake2b(place.to_bytes(8, "little"), key=key, digest_size=2).digest()
-    return word_id(int.from_bytes(digest, "little"))
-
-
-def _length(key: bytes) -> int:
-    return 20 + int.from_bytes(key[:4], "little") % 181
-
-
-# --- the engine
 
 
 class ScriptedTokenizer:
@@ -136,7 +103,7 @@ class ScriptedBackend:
     def check(self, prompt: list[int], max_tokens: int | None) -> int:
         """See engine.base.EngineBackend."""
         _check_ids(prompt)
-        _script_of(prompt)
+        script_of(prompt)
         room = self._n_ctx - len(prompt)
         if room < 1:
             raise ContextExceeded(
@@ -161,12 +128,12 @@ class ScriptedCore:
         self.wire: Wire | None = None
         self._parallel = parallel
         self._interval = 1 / rate if rate else 0.0
-        self._waiting: deque[_Actor] = deque()
-        self._running: dict[int, _Actor] = {}
+        self._waiting: deque[Actor] = deque()
+        self._running: dict[int, Actor] = {}
         self._ended: list[StreamItem] = []
 
     def add(self, job: CoreJob) -> None:
-        self._waiting.append(_Actor(job, self.wire))
+        self._waiting.append(Actor(job, self.wire))
 
     def abort(self, uid: int) -> None:
         actor = self._running.get(uid)
@@ -215,178 +182,11 @@ class ScriptedCore:
         return bool(self._waiting) and len(self._running) < self._parallel
 
 
-class Wire:
-    """The raw channel to the front, for what no engine may send."""
-
-    def __init__(self, channel: WorkerChannel, epoch: int) -> None:
-        self._channel = channel
-        self._epoch = epoch
-
-    def item(self, item: StreamItem, *, epochs_ago: int = 0) -> None:
-        """A frame of its own with one item, as of an earlier worker."""
-        self._channel.send(StepDone(self._epoch - epochs_ago, 0, [item]))
-
-    def raw(self, data: bytes) -> None:
-        """Bytes that are no frame."""
-        self._channel.send_bytes(data)
-
-    def hang_up(self) -> None:
-        """Send nothing any more."""
-        self._channel.shut()
-
-
-class _Actor:
-    """One stream: plays its script, or speaks until its length."""
-
-    def __init__(self, job: CoreJob, wire: Wire | None) -> None:
-        self.uid = job.uid
-        self.due = 0.0
-        self.is_cancelled = False
-        self._wire = wire
-        self._key = _key(job.prompt)
-        self._seq = 0
-        self._place = 0  # of the next word
-        self._left = job.max_tokens
-        self._babble = 0  # items still to come after an abort
-        self._error: tuple[str, str] | None = None
-        script = _script_of(job.prompt)
-        limit = job.max_tokens if job.sampling.ignore_eos else _length(self._key)
-        self._moments = self._speak(limit) if script is None else self._act(script)
-
-    def play(self, interval: float) -> StreamItem | None:
-        """The next item, or None when the script only lets time pass."""
-        if self.is_cancelled:
-            return self._play_cancelled()
-        moment = next(self._moments, None)
-        if isinstance(moment, float):
-            self.due += moment
-            return None
-        self.due += interval
-        if self._error is not None:
-            return self._item([], b"", FinishReason.ERROR, self._error)
-        if moment is None:
-            return self._item([EOS], b"", FinishReason.STOP)
-        tokens, data = moment
-        self._left -= len(tokens)
-        return self._item(tokens, data, FinishReason.LENGTH if self._left <= 0 else None)
-
-    def _play_cancelled(self) -> StreamItem:
-        if self._babble == 0:
-            return self._item([], b"", FinishReason.CANCELLED)
-        self._babble -= 1
-        return self._item(*self._next_word())
-
-    def _item(
-        self,
-        tokens: list[int],
-        data: bytes,
-        finish: FinishReason | None = None,
-        error: tuple[str, str] | None = None,
-    ) -> StreamItem:
-        item = StreamItem(self.uid, self._seq, tokens, data, finish, 0, error)
-        self._seq += 1
-        return item
-
-    def _next_word(self) -> Piece:
-        token = _word(self._key, self._place)
-        self._place += 1
-        return [token], decode_token(token)
-
-    def _speak(self, n: int) -> Iterator[Moment]:
-        return (self._next_word() for _ in range(n))
-
-    def _act(self, script: Script) -> Iterator[Moment]:
-        for verb, *arguments in script:
-            yield from getattr(self, f"do_{verb}")(*arguments) or ()
-
-    # --- verbs that any engine could do
-
-    def do_emit(self, n: int) -> Iterator[Moment]:
-        """The next n words."""
-        return self._speak(n)
-
-    def do_bytes(self, hexadecimal: str) -> Iterator[Moment]:
-        """One token for each of these bytes, whole characters or not."""
-        for byte in bytes.fromhex(hexadecimal):
-            yield [byte], bytes([byte])
-
-    def do_invalid_utf8(self) -> Iterator[Moment]:
-        return self.do_bytes("ff")
-
-    def do_half_emoji(self) -> Iterator[Moment]:
-        return self.do_bytes("f09f")
-
-    def do_pause(self, seconds: float) -> Iterator[Moment]:
-        yield float(seconds)
-
-    def do_finish_error(self, message: str = "a scripted failure") -> Iterator[Moment]:
-        self._error = (EngineFailed.code, message)
-        yield [], b""
-
-    def do_nan(self) -> Iterator[Moment]:
-        return self.do_finish_error("the model computed numbers that are no numbers (NaN)")
-
-    # --- verbs that break something
-
-    def do_die(self, number: int = signal.SIGKILL) -> NoReturn:
-        """End the worker by a signal; a worker in a thread fails with an exception instead."""
-        if threading.current_thread() is threading.main_thread():
-            os.kill(os.getpid(), number)
-        raise RuntimeError(f"scripted death by signal {number}")
-
-    def do_hang(self) -> NoReturn:
-        """Never return from this step. Only for a worker that can be killed."""
-        while True:
-            threading.Event().wait()
-
-    def do_dup_seq(self) -> Iterator[Moment]:
-        """The last item's number again."""
-        self._seq -= 1
-        return self._speak(1)
-
-    def do_skip_seq(self) -> Iterator[Moment]:
-        """One number is left out."""
-        self._seq += 1
-        return self._speak(1)
-
-    def do_old_epoch(self) -> None:
-        """A well-made item of this stream, but of the worker before this one."""
-        tokens, data = self._next_word()
-        self._raw().item(StreamItem(self.uid, self._seq, tokens, data), epochs_ago=1)
-
-    def do_unknown_uid(self) -> None:
-        """A well-made item of a stream that nobody asked for."""
-        self._raw().item(StreamItem(self.uid + 1_000_000, 0, *self._next_word()))
-
-    def do_oversize(self) -> None:
-        self._raw().raw(HEADER.pack(MAX_FRAME_BYTES + 1))
-
-    def do_garbage(self) -> None:
-        """A frame by its length, but no message."""
-        self._raw().raw(HEADER.pack(16) + b"GGML_ASSERT(0)!!")
-
-    def do_half_frame_eof(self) -> None:
-        self._raw().raw(HEADER.pack(100) + b"half")
-        self._raw().hang_up()
-
-    def do_babble_after_cancel(self, n: int) -> None:
-        """Let n more items come after the abort, before the end."""
-        self._babble = n
-
-    def _raw(self) -> Wire:
-        if self._wire is None:
-            raise RuntimeError("this verb needs a worker's channel")
-        return self._wire
-
-
-# --- loading
-
-
 def load(config: EngineConfig) -> Loader:
     """The scripted engine's Loader; see naiad.engine.worker.ENGINES."""
 
     def load_scripted(progress: Callable[[float], None]) -> ScriptedBackend:
-        for verb, *arguments in _script_in(config.model.encode()) or []:
+        for verb, *arguments in script_in(config.model.encode()) or []:
             _act_load(config, verb, arguments)
         progress(1.0)
         return ScriptedBackend(config)
@@ -415,27 +215,6 @@ def _act_load(config: EngineConfig, verb: str, arguments: list[Any]) -> None:
             sys.stderr.write(f"{text}\n")
         case _:
             raise InvalidRequest(f"the scripted engine cannot {verb} {arguments}")
-
-
-def _script_of(prompt: Sequence[int]) -> Script | None:
-    """The script in a prompt. Raises InvalidRequest for one that cannot be acted out."""
-    script = _script_in(bytes(token for token in prompt if token < BYTES))
-    for verb, *_ in script or []:
-        if not hasattr(_Actor, f"do_{verb}"):
-            raise InvalidRequest(f"the scripted engine has no verb {verb!r}")
-    return script
-
-
-def _script_in(data: bytes) -> Script | None:
-    """The script within a text, wherever a template has put it. Raises InvalidRequest."""
-    start = data.find(b'{"script"')
-    if start < 0:
-        return None
-    try:
-        found, _ = json.JSONDecoder().raw_decode(data[start:].decode(errors="replace"))
-        return msgspec.convert(found["script"], Script)
-    except ValueError as error:
-        raise InvalidRequest(f"the script cannot be read: {error}") from None
 
 
 def _check_ids(ids: list[int]) -> None:

@@ -6,7 +6,9 @@ with a vowel, so a word can be cut into its syllables in one way only: no two ar
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from hashlib import blake2b
 
 BYTES = 256
 N_WORDS = 65_536
@@ -32,3 +34,37 @@ def decode_token(token: int, *, special: bool = False) -> bytes:
         return b"<|end|>" if special else b""
     first, second = divmod(token - BYTES, len(_SYLLABLES))
     return f" {_SYLLABLES[first]}{_SYLLABLES[second]}".encode()
+
+
+def expected_tokens(prompt: str | Sequence[int], n: int) -> list[int]:
+    """The first n token ids of the answer to a prompt without a script, however long it is."""
+    key = key_of(encode(prompt) if isinstance(prompt, str) else prompt)
+    return [word_at(key, i) for i in range(n)]
+
+
+def expected_text(prompt: str | Sequence[int], n: int) -> str:
+    """The text of `expected_tokens`."""
+    return b"".join(decode_token(token) for token in expected_tokens(prompt, n)).decode()
+
+
+def natural_length(prompt: str | Sequence[int]) -> int:
+    """Words before the answer's own end, 20 to 200; the end token comes after them."""
+    return length_of(key_of(encode(prompt) if isinstance(prompt, str) else prompt))
+
+
+def encode(text: str) -> list[int]:
+    """One id per UTF-8 byte."""
+    return list(text.encode())
+
+
+def key_of(prompt: Sequence[int]) -> bytes:
+    return blake2b(b"".join(token.to_bytes(4, "little") for token in prompt)).digest()[:32]
+
+
+def word_at(key: bytes, place: int) -> int:
+    digest = blake2b(place.to_bytes(8, "little"), key=key, digest_size=2).digest()
+    return word_id(int.from_bytes(digest, "little"))
+
+
+def length_of(key: bytes) -> int:
+    return 20 + int.from_bytes(key[:4], "little") % 181

@@ -33,6 +33,10 @@ from naiad.types import (
 
 MAX_MODEL_CHARS = 512
 
+#: What applies where a request is silent: llama-server's choice. The API's own (temperature 1 and
+#: nothing cut off) makes small quantised models ramble.
+DEFAULTS = SamplingParams(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
+
 #: The first that is present counts. None of them present: up to the end of the context.
 MAX_TOKENS = (
     "max_completion_tokens",
@@ -80,7 +84,7 @@ def _finish(
 ) -> Parsed:
     request = GenerateRequest(
         prompt=prompt,
-        sampling=read_sampling(fields, model, SamplingParams()),
+        sampling=read_sampling(fields, model, DEFAULTS),
         max_tokens=read_max_tokens(fields, *MAX_TOKENS),
         stop=read_stops(fields, *STOPS),
         stream=fields.get(boolean, "stream") or False,

