@@ -34,7 +34,7 @@ lint: dev
 	$(BIN)/mypy
 
 bench: starter
-	@exec $(BIN)/naiad bench $(ARGS)
+	@exec $(BIN)/python benchmarks/run.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

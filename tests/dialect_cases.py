@@ -76,6 +76,7 @@ class FakeBackend:
 
     asked: list[Any] = field(default_factory=list)
     is_found: bool = True
+    is_protected: bool = False
     counters: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -131,8 +131,8 @@ def test_a_flag_not_given_and_an_empty_variable_change_nothing() -> None:
     ("flags", "told"),
     [
         ({"port": "70000"}, "--port is '70000'; it must be a whole number from 0 to 65535."),
-        ({"parallel": "0"}, "--parallel is '0'; it must be a whole number from 1 to 255."),
-        ({"parallel": "many"}, "--parallel is 'many'; it must be a whole number from 1 to 255."),
+        ({"parallel": "0"}, "--parallel is '0'; it must be a whole number from 1 to 4096."),
+        ({"parallel": "many"}, "--parallel is 'many'; it must be a whole number from 1 to 4096."),
         ({"kv_type": "q4_0"}, "--kv-type is 'q4_0'; it must be f16 or q8_0."),
         ({"gpu_layers": "-1"}, "--gpu-layers is '-1'; it must be a whole number from 0 to 9999"),
         ({"ctx": "2.5"}, "--ctx is '2.5'; it must be a whole number from 16"),

@@ -155,7 +155,7 @@ async def test_version_tells_the_truth() -> None:
         False,
     ]
     assert tuple(map(int, version["version"].split("."))) >= (1, 48)  # clients compare
-    locked = FakeBackend(counters={"is_protected": True})
+    locked = FakeBackend(is_protected=True)
     assert (await ask("/api/extra/version", backend=locked))["protected"] is True
 
 

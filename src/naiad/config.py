@@ -19,7 +19,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     engine: Literal["llama", "scripted"] = "llama"
     model: str = ""  # path of the GGUF file; "" for the scripted engine
-    parallel: int = 8  # sequences in one batch, 1 to 255
+    parallel: int = 8  # sequences in one batch; llama.cpp holds up to 255
     ctx: int | None = None
     gpu_layers: int | Literal["auto"] = "auto"
     threads: int | None = None  # None: the physical cores this process may use

@@ -26,7 +26,7 @@ from naiad.errors import ConfigError
 CONFIG_ENV = "NAIAD_CONFIG"
 PREFIX = "NAIAD_"
 #: Variables of that prefix that are no settings of the server.
-NOT_SETTINGS = {CONFIG_ENV, "NAIAD_BENCH_KEY"}
+NOT_SETTINGS = {CONFIG_ENV, "NAIAD_BENCH_KEY", "NAIAD_SCRIPTED_RATE"}
 
 _HINTS: dict[str, Any] = {**get_type_hints(Config), **get_type_hints(EngineConfig)}
 _DEFAULTS: dict[str, Any] = {
@@ -104,7 +104,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("port", "Port to listen on; 0 takes any free one.", 0, 65_535),
     Setting("model", "Path or name of the model."),
     Setting("models_dir", "Folder of the models."),
-    Setting("parallel", "Requests that run at the same time.", 1, 255),
+    Setting("parallel", "Requests that run at the same time.", 1, 4096),
     Setting("ctx", "Tokens one request may use (default: the model's own).", 16, 1 << 24),
     Setting("gpu_layers", "Layers computed by the GPU; auto for all that fit.", 0, 9_999),
     Setting("threads", "Threads that compute (default: the physical cores).", 1, 512),

@@ -91,6 +91,11 @@ class Backend(Protocol):
         """The loaded model. Raises EngineUnavailable while there is none."""
         ...
 
+    @property
+    def is_protected(self) -> bool:
+        """True when callers need a key."""
+        ...
+
     async def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
     ) -> list[int]: ...

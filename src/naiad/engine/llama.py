@@ -15,7 +15,13 @@ from naiad.engine.core import CoreLimits, EngineCore
 from naiad.engine.executor import DecodeOutcome, NativeExecutor, Run
 from naiad.engine.journal import Journal
 from naiad.engine.scheduler import StepBudget
-from naiad.errors import ContextExceeded, InvalidRequest, ModelFileError, SelfTestFailed
+from naiad.errors import (
+    ConfigError,
+    ContextExceeded,
+    InvalidRequest,
+    ModelFileError,
+    SelfTestFailed,
+)
 from naiad.native import library
 from naiad.native.context import Context, ContextParams
 from naiad.native.model import Model
@@ -120,7 +126,7 @@ def _build(config: EngineConfig, model: Model, gpu_layers: int) -> LlamaBackend:
         bytes_per_cell=model.kv_bytes_per_cell(sizing.KV_BYTES[config.kv_type]),
         free_bytes=psutil.virtual_memory().available,
     )
-    n_parked = min(config.parallel, library.max_sequences() - config.parallel - 1)
+    n_parked = _count_parked(config.parallel)
     context = Context(
         model,
         ContextParams(
@@ -152,6 +158,17 @@ def _build(config: EngineConfig, model: Model, gpu_layers: int) -> LlamaBackend:
         Journal(Path(config.journal)) if config.journal else None,
     )
     return LlamaBackend(info, model.vocab, core, model)
+
+
+def _count_parked(parallel: int) -> int:
+    """Finished sequences that may wait in the pool: as many as run, or what ids are left for."""
+    most = library.max_sequences() - 1  # one id is the scratch sequence
+    if parallel > most:
+        raise ConfigError(
+            f"parallel is {parallel}, but this engine holds at most {most} sequences at once",
+            param="parallel",
+        )
+    return min(parallel, most - parallel)
 
 
 def _threads(config: EngineConfig) -> int:

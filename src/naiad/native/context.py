@@ -77,6 +77,7 @@ class Context:
         self.params = params
         self.model = model
         self.abort = AbortFlag()
+        self._log = library.start()
         self._resources = contextlib.ExitStack()
         native = self._native_params(params)
         self.handle = lib.llama_init_from_model(model.handle, native)
@@ -108,10 +109,13 @@ class Context:
 
     def decode(self, batch: Batch) -> DecodeOutcome:
         """Run the batch and wait until its logits can be read."""
+        self._log.hold()  # llama.cpp logs an interrupted decode as an error, which it is not
         code = lib.llama_decode(self.handle, batch.native())
         if code == 0:
             lib.llama_synchronize(self.handle)
-        return _OUTCOMES.get(code, DecodeOutcome.FATAL)
+        outcome = _OUTCOMES.get(code, DecodeOutcome.FATAL)
+        self._log.release(as_debug=outcome is not DecodeOutcome.FATAL)
+        return outcome
 
     def logits(self, index: int) -> npt.NDArray[np.float32]:
         """The logits of batch token `index`, shape (n_vocab,), read in place.

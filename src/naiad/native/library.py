@@ -29,6 +29,7 @@ class _LogRelay:
     def __init__(self) -> None:
         self.recent_errors: deque[str] = deque(maxlen=8)
         self._pending = ""
+        self._held: list[tuple[int, str]] | None = None
         self._level = logging.DEBUG
         # ctypes keeps no reference to a callback: this attribute is what keeps it alive.
         self.callback = lib.llama_log_callback(self._on_text)
@@ -39,9 +40,25 @@ class _LogRelay:
         self._pending += text.decode("utf-8", "replace")
         *lines, self._pending = self._pending.split("\n")
         for line in filter(None, (line.rstrip() for line in lines)):
-            if self._level >= logging.ERROR:
-                self.recent_errors.append(line)
-            logger.log(logging.DEBUG if _FALSE_ALARM in line else self._level, "%s", line)
+            self._take(logging.DEBUG if _FALSE_ALARM in line else self._level, line)
+
+    def _take(self, level: int, line: str) -> None:
+        if level >= logging.ERROR:
+            self.recent_errors.append(line)
+        if self._held is None:
+            logger.log(level, "%s", line)
+        else:
+            self._held.append((level, line))
+
+    def hold(self) -> None:
+        """Keep lines back until `release`: what they are worth is not known yet."""
+        self._held = []
+
+    def release(self, *, as_debug: bool) -> None:
+        """Log what was held back, at its own level or, of an expected outcome, as debug."""
+        held, self._held = self._held or (), None
+        for level, line in held:
+            logger.log(logging.DEBUG if as_debug else level, "%s", line)
 
 
 @functools.cache

@@ -87,6 +87,11 @@ class Service:
             raise _unavailable(status)
         return status.model
 
+    @property
+    def is_protected(self) -> bool:
+        """True when callers need a key."""
+        return self._config.api_key is not None
+
     @asynccontextmanager
     async def generate(self, request: GenerateRequest, caller: Caller) -> AsyncIterator[Generation]:
         """Run a request; the context yields its Generation once the engine has accepted it.

@@ -54,7 +54,7 @@ async def show_version(backend: Backend, _call: Call) -> Any:
         "result": "KoboldCpp",
         "version": KOBOLDCPP_VERSION,
         "naiad": naiad.__version__,
-        "protected": bool(backend.perf().get("is_protected", False)),
+        "protected": backend.is_protected,
         "llm": True,
         **dict.fromkeys(_ABSENT, False),
         "admin": 0,
