@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,7 @@ async def _run_server(config: Config, sock: socket.socket, new_key: str | None) 
         url = base_url(config.host, sock.getsockname()[1])
         click.echo("\n".join(welcome(model, url, config, new_key)))
         sys.stdout.flush()
+        gc.freeze()  # what is loaded stays: the collector need not walk it between tokens
 
     await serve_http(build_app(service, config), service, config, sock, announce)
 

@@ -13,6 +13,7 @@ spot, even in the middle of a decode. Run in a thread (tests), it ends after the
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import logging
 import os
@@ -130,6 +131,7 @@ class Worker:
             self._exit_code = EXIT_LOAD_FAILED
             return
         core = backend.core
+        gc.freeze()  # what is loaded stays: the collector need not walk it between tokens
         while self._take_commands(core):
             items = core.step()
             if items:

@@ -11,6 +11,7 @@ has lost its mind, and believing it would reserve gigabytes.
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import struct
 import threading
@@ -115,6 +116,8 @@ class WorkerChannel:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._writing = threading.Lock()
+        self._readable = select.poll()
+        self._readable.register(sock, select.POLLIN)
 
     def send(self, event: AnyEvent) -> None:
         """Write one event, whole. Raises FrameRefused, or OSError when the front is gone."""
@@ -145,6 +148,12 @@ class WorkerChannel:
         self._sock.close()
 
     def _receive(self) -> bytes:
+        """Wait for bytes by poll: a blocked recv would be woken whenever the front reads a frame.
+
+        (The kernel tells every sleeper on a socket that there is room to write again, and only
+        poll can say that it does not care. That wake-up costs a running decode its processor.)
+        """
+        self._readable.poll()
         try:
             return self._sock.recv(READ_BYTES)
         except ConnectionError:
