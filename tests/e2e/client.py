@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 DEADLINE_S = 120.0
 
 
@@ -91,10 +93,9 @@ class ServerProcess:
 
     def worker_pid(self) -> int:
         """The engine worker: the descendant that runs naiad.engine.worker."""
-        for pid in descendants(self.pid):
-            with contextlib.suppress(OSError):
-                if b"naiad.engine.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    return pid
+        for child in psutil.Process(self.pid).children(recursive=True):
+            if "naiad.engine.worker" in child.cmdline():
+                return child.pid
         raise AssertionError("no worker process below the server")
 
     def stop(self) -> int:
@@ -124,15 +125,8 @@ def free_port() -> int:
 
 
 def descendants(pid: int) -> list[int]:
-    found, todo = [], [pid]
-    while todo:
-        parent = todo.pop()
-        for tasks in Path(f"/proc/{parent}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                kids = [int(kid) for kid in tasks.read_text().split()]
-                found += kids
-                todo += kids
-    return found
+    """The processes below one, as long as they live."""
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
 def openai_body(prompt: str, n: int, **more: Any) -> tuple[str, dict[str, Any]]:

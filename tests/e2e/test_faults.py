@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from e2e.client import ServerProcess, descendants, free_port, post_async, serving, stream
@@ -22,10 +23,9 @@ pytestmark = [pytest.mark.engine, pytest.mark.soak]
 
 def is_alive(pid: int) -> bool:
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return "\nState:\tZ" not in status
 
 
 def wait_until_gone(pids: list[int], within_s: float) -> list[int]:

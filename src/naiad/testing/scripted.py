@@ -13,6 +13,7 @@ NAIAD_SCRIPTED_RATE: tokens per second of each stream, default 50; 0 is as fast 
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
 import sys
@@ -58,6 +59,9 @@ TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+#: Seconds that a paced step takes.
+STEP_S = 0.004
 
 
 class ScriptedTokenizer:
@@ -122,7 +126,11 @@ class ScriptedBackend:
 
 
 class ScriptedCore:
-    """Plays up to `parallel` actors, each at `rate` tokens per second. See engine.base.Core."""
+    """Plays up to `parallel` actors, each at `rate` tokens per second. See engine.base.Core.
+
+    Like an engine's, its steps take time and serve whoever is due by their end: a step for each
+    token of a thousand streams would measure the waking of threads and nothing else.
+    """
 
     def __init__(self, parallel: int, rate: float) -> None:
         self.wire: Wire | None = None
@@ -130,6 +138,8 @@ class ScriptedCore:
         self._interval = 1 / rate if rate else 0.0
         self._waiting: deque[Actor] = deque()
         self._running: dict[int, Actor] = {}
+        self._schedule: list[tuple[float, int]] = []  # a heap of (due, uid); may hold stale pairs
+        self._next_step = 0.0
         self._ended: list[StreamItem] = []
 
     def add(self, job: CoreJob) -> None:
@@ -137,9 +147,9 @@ class ScriptedCore:
 
     def abort(self, uid: int) -> None:
         actor = self._running.get(uid)
-        if actor is not None:
+        if actor is not None and not actor.is_cancelled:
             actor.is_cancelled = True
-            actor.due = 0
+            self._enter(actor, 0.0)
         for waiting in [actor for actor in self._waiting if actor.uid == uid]:
             self._waiting.remove(waiting)
             self._ended.append(StreamItem(uid, 0, [], b"", FinishReason.CANCELLED))
@@ -154,22 +164,39 @@ class ScriptedCore:
         """When the next token is due, on time.monotonic(); None: now."""
         if self._ended or not self._interval or self._can_admit():
             return None
-        return min(actor.due for actor in self._running.values())
+        return max(self._schedule[0][0], self._next_step)
 
     def step(self) -> list[StreamItem]:
         now = time.monotonic()
+        self._next_step = now + STEP_S
         while self._can_admit():
             actor = self._waiting.popleft()
-            actor.due = now
             self._running[actor.uid] = actor
+            self._enter(actor, now)
         items, self._ended = self._ended, []
-        for actor in [actor for actor in self._running.values() if actor.due <= now]:
+        for actor in self._take_due(now):
             item = actor.play(self._interval)
             if item is not None:
                 items.append(item)
-                if item.finish is not None:
-                    del self._running[actor.uid]
+            if item is not None and item.finish is not None:
+                del self._running[actor.uid]
+            else:
+                heapq.heappush(self._schedule, (actor.due, actor.uid))
         return items
+
+    def _enter(self, actor: Actor, due: float) -> None:
+        actor.due = due
+        heapq.heappush(self._schedule, (due, actor.uid))
+
+    def _take_due(self, now: float) -> list[Actor]:
+        """Whoever is due, once each; an actor's pair is stale when its `due` says otherwise."""
+        due: list[Actor] = []
+        while self._schedule and self._schedule[0][0] <= now:
+            at, uid = heapq.heappop(self._schedule)
+            actor = self._running.get(uid)
+            if actor is not None and actor.due == at:
+                due.append(actor)
+        return due
 
     def idle_slice(self) -> bool:
         return False
@@ -177,6 +204,7 @@ class ScriptedCore:
     def close(self) -> None:
         self._waiting.clear()
         self._running.clear()
+        self._schedule.clear()
 
     def _can_admit(self) -> bool:
         return bool(self._waiting) and len(self._running) < self._parallel
