@@ -51,9 +51,15 @@ async def test_errors_keep_their_type_and_field(renderer: Renderer) -> None:
     assert await renderer.render(ECHO, HELLO, MODEL) == "<s>你好 😀"
 
 
-async def test_a_model_without_a_template_is_unsupported_and_starts_nothing() -> None:
-    with pytest.raises(Unsupported, match="'tiny' has no chat template"):
-        await Renderer(command=["/nonexistent"]).render(None, HELLO, MODEL)
+async def test_a_model_without_a_template_gets_chatml_and_the_log_says_so_once(
+    renderer: Renderer, caplog: pytest.LogCaptureFixture
+) -> None:
+    want = "<|im_start|>user\n你好 😀<|im_end|>\n<|im_start|>assistant\n"
+    for _ in range(2):
+        assert await renderer.render(None, HELLO, MODEL) == want
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
+        "tiny has no chat template; chats are rendered as ChatML"
+    ]
 
 
 async def test_a_slow_template_is_stopped_and_the_next_one_works() -> None:

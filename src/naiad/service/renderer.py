@@ -7,6 +7,7 @@ welcome, so it runs elsewhere, and a helper that has not answered in time is kil
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -14,9 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import naiad
+from naiad.chat.chatml import CHATML
 from naiad.chat.messages import HEADER_BYTES, Job, Reply, body_size, pack, unpack
-from naiad.errors import InternalError, InvalidRequest, Unsupported, from_code
+from naiad.errors import InternalError, InvalidRequest, from_code
 from naiad.types import ChatPrompt, ModelInfo
+
+log = logging.getLogger(__name__)
 
 #: -P: the directory the server was started in is no place to import from.
 _COMMAND = (sys.executable, "-P", "-m", "naiad.chat.helper")
@@ -43,6 +47,7 @@ class Renderer:
         self._turn = asyncio.Lock()
         self._helper: Process | None = None
         self._is_closed = False
+        self._told: set[str] = set()  # models whose missing template was logged
 
     async def start(self) -> None:
         """Start the helper, so that the first request does not wait for it."""
@@ -50,20 +55,14 @@ class Renderer:
             await self._warm_helper()
 
     async def render(self, template: str | None, prompt: ChatPrompt, model: ModelInfo) -> str:
-        """The prompt text that a template makes of a conversation.
+        """The prompt text that a template makes of a conversation; None stands for ChatML.
 
         Raises:
-            Unsupported: there is no template, or it is broken.
+            Unsupported: the template is broken.
             InvalidRequest: the template refused the messages, failed on them, or took too long.
             InternalError: the helper cannot be started, or dies of this job twice.
         """
-        if template is None:
-            raise Unsupported(
-                f"The model {model.name!r} has no chat template. Use completions with a prompt "
-                "that is already formatted.",
-                param="messages",
-            )
-        frame = pack(_job(template, prompt, model))
+        frame = pack(_job(template or self._fallback(model), prompt, model))
         async with self._turn:
             reply = await self._answer(frame)
         if reply.code is not None:
@@ -77,6 +76,13 @@ class Renderer:
         self._is_closed = True
         async with self._turn:
             await self._kill()
+
+    def _fallback(self, model: ModelInfo) -> str:
+        """ChatML, which most models follow at least roughly; said once in the log."""
+        if model.name not in self._told:
+            self._told.add(model.name)
+            log.warning("%s has no chat template; chats are rendered as ChatML", model.name)
+        return CHATML
 
     async def _answer(self, frame: bytes) -> Reply:
         try:
