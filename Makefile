@@ -56,6 +56,9 @@ $(STAMP)-venv:
 	@touch $@
 
 engine: $(STAMP)-venv
+	@$(BIN)/python -c 'import pip' 2>/dev/null || { \
+	  echo "$(VENV) has no working Python with pip any more; start afresh: make clean setup" >&2; \
+	  echo "(if that does not help, on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	@PYTHONPATH=src $(BIN)/python -m naiad.setup.engine --gpu "$(GPU)"
 
 $(STAMP)-installed: $(STAMP)-venv pyproject.toml | engine

@@ -6,6 +6,7 @@ wrong next token, exactly as it does in the look-back model in the real engine.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -74,8 +75,94 @@ class FakeMemory:
         self.remove(seq)
         if self.n_used + len(flat) // 2 > self.n_cells:
             return False
-        self.sequences[seq] = {p: [t] for p, t in zip(flat[::2], flat[1::2], strict=True)}
+        for pos, token in zip(flat[::2], flat[1::2], strict=True):
+            self.append(seq, pos, token)
         return True
+
+    def append(self, seq: int, pos: int, token: int) -> None:
+        cells = self._cells(seq)
+        assert pos not in cells, "computed a position twice"
+        cells[pos] = self._new_cell(token)
+
+    def _new_cell(self, token: int) -> list[int]:
+        return [token]
+
+
+class NumberedMemory(FakeMemory):
+    """Cells have places, and the lowest free one is taken first, as in the real pool."""
+
+    def _new_cell(self, token: int) -> list[int]:
+        taken = {cell[1] for cells in self.sequences.values() for cell in cells.values()}
+        return [token, next(i for i in range(self.n_cells + 1) if i not in taken)]
+
+    @property
+    def highest(self) -> int:
+        """What attention has to run over."""
+        return max(
+            (cell[1] for cells in self.sequences.values() for cell in cells.values()), default=-1
+        )
+
+
+class SlidingMemory(FakeMemory):
+    """Full layers and sliding layers, each with their own cells, as llama.cpp keeps them.
+
+    Lengths speak of the sliding cells only; a state holds what its own last position can look at.
+    """
+
+    def __init__(self, n_cells: int, window: int) -> None:
+        super().__init__(n_cells)
+        self.window = window
+        self.sliding = FakeMemory(n_cells)
+
+    def pos_min(self, seq: int) -> int:
+        return self.sliding.pos_min(seq)
+
+    def pos_max(self, seq: int) -> int:
+        return self.sliding.pos_max(seq)
+
+    def remove(self, seq: int, start: int = -1, end: int = -1) -> None:
+        super().remove(seq, start, end)
+        self.sliding.remove(seq, start, end)
+
+    def share(self, source: int, target: int, start: int, end: int) -> None:
+        super().share(source, target, start, end)
+        self.sliding.share(source, target, start, end)
+
+    def append(self, seq: int, pos: int, token: int) -> None:
+        super().append(seq, pos, token)
+        self.sliding.append(seq, pos, token)
+
+    def save(self, seq: int) -> State | None:
+        full = super().save(seq)
+        if full is None:
+            return None
+        last = self.pos_max(seq)
+        kept = [p for p in self.sliding._cells(seq) if last - p < self.window]
+        return np.concatenate([full, np.array([*sorted(kept), len(kept)], np.int32).view(np.uint8)])
+
+    def load(self, seq: int, state: State) -> bool:
+        flat = state.view(np.int32)
+        n_kept = int(flat[-1])
+        if not super().load(seq, flat[: len(flat) - 1 - n_kept].view(np.uint8)):
+            return False
+        kept = set(flat[len(flat) - 1 - n_kept : -1].tolist())
+        self.sliding.sequences[seq] = {
+            p: c for p, c in self.sliding.sequences[seq].items() if p in kept
+        }
+        return True
+
+    def forget(self, seq: int) -> None:
+        """Give away the sliding cells of one owner that its next position cannot look at."""
+        owners = Counter(
+            id(cell) for cells in self.sliding.sequences.values() for cell in cells.values()
+        )
+        cells = self.sliding._cells(seq)
+        gone = [
+            p
+            for p, cell in cells.items()
+            if self.pos_max(seq) + 1 - p >= self.window and owners[id(cell)] == 1
+        ]
+        self.sliding.remove(seq, 0, max(gone, default=-1) + 1)
 
 
 class FakeExecutor:
@@ -84,8 +171,10 @@ class FakeExecutor:
     during: called inside each decode, e.g. to hint a cancel from "another thread".
     """
 
-    def __init__(self, n_cells: int = 4096, back: int = BACK) -> None:
-        self.memory = FakeMemory(n_cells)
+    def __init__(
+        self, n_cells: int = 4096, back: int = BACK, memory: FakeMemory | None = None
+    ) -> None:
+        self.memory = memory or FakeMemory(n_cells)
         self.back = back
         self.decoded: list[list[Run]] = []
         self.interrupted = False
@@ -112,10 +201,8 @@ class FakeExecutor:
         return DecodeOutcome.DONE
 
     def _append(self, run: Run) -> None:
-        cells = self.memory.sequences.setdefault(run.slot, {})
         for offset, token in enumerate(run.tokens):
-            assert run.start + offset not in cells, "computed a position twice"
-            cells[run.start + offset] = [token]
+            self.memory.append(run.slot, run.start + offset, token)
 
     def _row(self, run: Run) -> npt.NDArray[np.float32]:
         row = np.zeros(N_VOCAB, np.float32)
@@ -124,6 +211,9 @@ class FakeExecutor:
         cells = self.memory.sequences[run.slot]
         last = max(cells)
         assert sorted(cells) == list(range(last + 1)), "a hole in the sequence"
+        if isinstance(self.memory, SlidingMemory):
+            seen = set(range(max(0, last - self.memory.window + 1), last + 1))
+            assert seen <= self.memory.sliding.sequences[run.slot].keys(), "the window has a hole"
         row[successor(cells[last - self.back][0])] = 30
         if self.force_nan:
             row[:] = np.nan

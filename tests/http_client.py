@@ -103,10 +103,10 @@ async def ask(
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, service: Service) -> AsyncIterator[int]:
+async def serving(app: ASGIApp, service: Service, max_per_host: int = 256) -> AsyncIterator[int]:
     """The app behind a real socket, in this loop; gives the port."""
     sock = bind("127.0.0.1", 0)
-    server = Server(app, service)
+    server = Server(app, service, max_per_host)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(server.serve([sock]))
         try:

@@ -11,6 +11,7 @@ from threading import Thread
 import pytest
 from click.testing import CliRunner, Result
 
+from naiad.bench import scenarios
 from naiad.bench.client import parse_target
 from naiad.bench.command import bench
 from naiad.bench.figures import summarize
@@ -98,12 +99,20 @@ def test_the_time_limit_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     async def give_up(*_args: object) -> list[object]:
         raise TimeoutError
 
-    monkeypatch.setitem(
-        __import__("naiad.bench.scenarios").bench.scenarios.SCENARIOS, "concurrent", give_up
-    )
+    monkeypatch.setitem(scenarios.SCENARIOS, "concurrent", give_up)
     got = invoke("concurrent", "--time-limit", "5")
     assert got.exit_code == 1
     assert "stopped at the time limit of 5 s" in got.stderr
+
+
+def test_ctrl_c_shows_what_there_is(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def interrupt(*_args: object) -> list[object]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(scenarios.SCENARIOS, "concurrent", interrupt)
+    got = invoke("all", "--url", url, "--dialect", "kobold", "--streams", "2", "--json", "-")
+    assert got.exit_code not in (0, 2)
+    assert [line["name"] for line in json.loads(got.stdout)["results"]] == ["consecutive"]
 
 
 def test_notes_tell_what_the_table_cannot() -> None:

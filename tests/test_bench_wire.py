@@ -54,6 +54,11 @@ def test_the_end_may_be_left_to_the_model(dialect: str) -> None:
         ("completions", b'data:{"choices":[{"text":"hi","finish_reason":null}]}', Piece("hi")),
         ("kobold", b'data: {"token": "hi", "finish_reason": null}', Piece("hi")),
         ("kobold", b'data: {"token": "", "finish_reason": "length"}', Piece("", "length")),
+        (
+            "kobold",
+            b'data: {"token": "", "finish_reason": "error", "detail": {"msg": "it died"}}',
+            Piece("", "error", error="it died"),
+        ),
         ("kobold", b'data: {"token": "hi", "finish_reason": "null"}', Piece("hi")),
     ],
 )
@@ -79,6 +84,7 @@ def test_a_broken_event_is_the_servers_error(line: bytes) -> None:
     [
         (b'{"error":{"message":"queue is\\n full"}}', "queue is full"),
         (b'{"detail":"no such route"}', "no such route"),
+        (b'{"detail":{"msg":"too long","type":"bad_input"}}', "too long"),
         (b"<html>Bad gateway</html>", "<html>Bad gateway</html>"),
         (b"[]", "[]"),
         (b"x" * 500, "x" * 200),

@@ -44,6 +44,16 @@ def test_the_help_names_every_command(capsys: Output) -> None:
     assert all(f"  {name} " in out for name in COMMANDS)
 
 
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    monkeypatch.setattr("click._compat.isatty", lambda stream: True)
+    doctor = ["doctor", "--no-self-test"]
+    run(doctor)
+    assert "\x1b[" in capsys.readouterr().out
+    monkeypatch.setenv("NO_COLOR", "1")
+    run(doctor)
+    assert "\x1b[" not in capsys.readouterr().out
+
+
 def loaded_by(*arguments: str) -> set[str]:
     """The modules that a command line loads."""
     code = "import sys; from naiad.cli.main import run; run(sys.argv[1:]); print(*sys.modules)"

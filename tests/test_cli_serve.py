@@ -25,7 +25,7 @@ from naiad.cli.listen import base_url, is_loopback, key_for
 from naiad.cli.log import JsonFormatter, TextFormatter, start_logging
 from naiad.cli.main import run
 from naiad.cli.progress import BarReporter, LineReporter, mebibytes, reporter
-from naiad.cli.serve import is_installed, wait_with_progress, welcome, with_model
+from naiad.cli.serve import is_other, wait_with_progress, welcome, with_model
 from naiad.client.base import EngineState, EngineStatus
 from naiad.config import Config, EngineConfig
 from naiad.errors import ModelFileError
@@ -148,8 +148,19 @@ def test_the_models_path_goes_to_the_engine(tmp_path: Path) -> None:
     assert with_model(named).engine.model == str(tmp_path / "Tiny.gguf")
     unnamed = Config(models_dir=str(tmp_path))
     assert with_model(unnamed).engine.model == str(tmp_path / STARTER.filename)
-    assert is_installed("TINY", tmp_path)
-    assert not is_installed("other", tmp_path)
+
+
+def test_another_installed_model_is_known_by_all_its_names_and_by_no_path(tmp_path: Path) -> None:
+    tiny, starter = tmp_path / "Tiny.gguf", tmp_path / STARTER.filename
+    for path in (tiny, starter):
+        path.write_bytes(small_model())
+    for name in ("TINY", "tiny.gguf"):
+        assert is_other(name, tmp_path, starter)
+        assert not is_other(name, tmp_path, tiny)
+    assert is_other("starter", tmp_path, tiny)
+    assert not is_other("starter", tmp_path, starter)
+    for name in ("gemma3", "other", "", ".", str(tiny), "../" + tmp_path.name + "/Tiny.gguf"):
+        assert not is_other(name, tmp_path, starter)
 
 
 def test_a_missing_starter_is_fetched_for_somebody_at_a_terminal(
@@ -228,12 +239,19 @@ def test_the_welcome_says_what_runs_and_where_to_go() -> None:
 def test_the_welcome_shows_a_new_key_once_and_a_given_key_never() -> None:
     made = "\n".join(welcome(INFO, "http://h:1", Config(), "NEWKEY"))
     assert "shown only here: NEWKEY" in made
-    assert "Authorization: Bearer NEWKEY" in made
+    assert made.count("NEWKEY") == 1
+    assert "Authorization: Bearer YOUR_KEY" in made
     given = "\n".join(welcome(INFO, "http://h:1", Config(api_key="MINE"), None))
     assert "MINE" not in given
     assert "Bearer YOUR_KEY" in given
     none = "\n".join(welcome(INFO, "http://h:1", Config(no_auth=True), None))
     assert "No key is asked for" in none
+
+
+def test_the_welcome_names_the_address_for_other_machines() -> None:
+    everywhere = "\n".join(welcome(INFO, "http://127.0.0.1:7", Config(host="0.0.0.0"), "K"))
+    assert f"Other machines find it at http://{socket.gethostname()}:7" in everywhere
+    assert "Other machines" not in "\n".join(welcome(INFO, "http://127.0.0.1:7", Config(), None))
 
 
 def test_the_welcome_tells_of_safe_mode_plainly() -> None:
@@ -271,6 +289,18 @@ async def test_the_load_is_shown_until_the_model_is_there(
     assert await wait_with_progress(engine) == INFO  # type: ignore[arg-type]
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"Loading the model: {n} %" for n in (25, 50, 75)]
+
+
+async def test_the_load_can_be_shown_in_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(serving, "REDRAW_S", 0)
+    caplog.set_level("INFO")
+    await wait_with_progress(LoadingEngine(), to_log=True)  # type: ignore[arg-type]
+    assert caplog.messages == [f"Loading the model: {n} %" for n in (25, 50, 75)]
+    assert capsys.readouterr().err == ""
 
 
 async def test_a_failed_load_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:

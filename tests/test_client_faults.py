@@ -259,7 +259,9 @@ class TestLoading:
         found: Build = request.param
         return found
 
-    async def test_a_bad_model_is_final(self, build: Build) -> None:
+    async def test_a_bad_model_is_final(
+        self, build: Build, caplog: pytest.LogCaptureFixture
+    ) -> None:
         engine = build(load_script(["fail", "model_file", "not a GGUF file"]), limits=AT_ONCE)
         await engine.start()
         with pytest.raises(ModelFileError, match="not a GGUF file"):
@@ -268,6 +270,8 @@ class TestLoading:
             await engine.submit(exact_job("x", 1))
         assert engine.status.state is EngineState.FAILED
         assert (engine.status.reason, engine.status.restarts) == ("not a GGUF file", 0)
+        # Who waits for the model tells of it: the log does not say it a second time.
+        assert [r.message for r in caplog.records if r.levelname == "ERROR"] == []
         await engine.close()
 
     async def test_a_failed_self_test_starts_the_safe_mode(

@@ -58,6 +58,8 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "max_queue": ("1", 1),
     "max_body_bytes": ("2048", 2048),
     "heartbeat_s": ("2.5", 2.5),
+    "stalled_s": ("5", 5.0),
+    "max_connections_per_host": ("9", 9),
     "log_level": ("debug", "debug"),
     "log_json": ("true", True),
     "n_ubatch": ("128", 128),

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fake_executor import BACK, EOG, FakeExecutor, FakeVocab, answer
+from fake_executor import BACK, EOG, FakeExecutor, FakeMemory, FakeVocab, SlidingMemory, answer
 from naiad.engine.base import CoreJob
 from naiad.engine.core import CoreLimits, EngineCore
 from naiad.engine.journal import Journal
@@ -286,6 +286,87 @@ def test_no_room_lets_go_of_the_idle_then_of_the_newest() -> None:
     }
 
 
+@pytest.mark.parametrize("window", [0, 20])
+def test_no_room_for_the_newest_does_not_stop_the_others(window: int) -> None:
+    """It seemed to fit, since it shares a beginning, but nothing of it could be shared.
+
+    Too short to share, or gone from the sliding window. Were it tried again at once, the same step
+    would fail for ever, and nobody would get another token.
+    """
+    memory = SlidingMemory(100, window) if window else FakeMemory(100)
+    executor = FakeExecutor(memory=memory)
+    budget = StepBudget(alone=64, beside=64)
+    core = make_core(executor, pool_cells=100, n_ctx=100, window=window, budget=budget)
+    old = prompt_of(random.Random(14), 60)
+    submit(core, 1, old, 30)
+    items = [item for _ in range(10) for item in core.step()]
+    if isinstance(memory, SlidingMemory):
+        memory.forget(core._running[0].slot)
+    new = [*old[: 15 if window else 4], *[9] * (27 if window else 29)]
+    submit(core, 2, new, 5)
+    for uid, more in run_all(core, steps=200).items():
+        items += [item for item in more if item.uid == uid]
+    assert tokens_of([i for i in items if i.uid == 1]) == answer(old, 30)
+    assert tokens_of([i for i in items if i.uid == 2]) == answer(new, 5)
+
+
+@pytest.mark.parametrize("event", ["aborted", "put back", "interrupted"])
+def test_who_waits_for_a_prefix_goes_on_when_its_owner_does_not(event: str) -> None:
+    executor = FakeExecutor()
+    core = make_core(executor)
+    prefix = prompt_of(random.Random(15), 200)
+    for uid in (1, 2, 3):
+        submit(core, uid, [*prefix, uid, uid, uid, uid], 6)
+    items = core.step()
+    [owner] = core._running
+    assert [s.uid for s in core._waiting] == [2, 3]
+    if event == "put back":
+        core._preempt(owner)
+    elif event == "interrupted":
+        executor.during = lambda: core.cancel_hint(1)
+        core.step()
+        executor.during = lambda: None
+    if event != "put back":
+        core.abort(1)
+    for more in run_all(core, steps=200).values():
+        items += more
+    for uid in (1, 2, 3):
+        said = tokens_of([i for i in items if i.uid == uid])
+        is_whole = uid > 1 or event == "put back"
+        assert said == (answer([*prefix, uid, uid, uid, uid], 6) if is_whole else [])
+
+
+def test_who_waits_for_a_prefix_lets_strangers_by_but_keeps_its_place() -> None:
+    core = make_core(parallel=2)
+    rng = random.Random(16)
+    prefix = prompt_of(rng, 200)
+    submit(core, 1, prefix, 60)
+    submit(core, 2, [*prefix, 1, 2, 3, 4], 3)
+    submit(core, 3, prompt_of(rng, 20), 30)
+    submit(core, 4, prompt_of(rng, 20), 3)
+    core.step()
+    assert [s.uid for s in core._running] == [1, 3]
+    order = [item.uid for _ in range(200) for item in core.step() if item.finish]
+    assert order == [3, 2, 4, 1]
+
+
+def test_a_hint_without_its_command_stops_nobody_else() -> None:
+    """The command may be a while: others go on, and the stream ends when it comes."""
+    core = make_core(budget=StepBudget(alone=8, beside=8))
+    rng = random.Random(17)
+    mine, other = prompt_of(rng, 100), prompt_of(rng, 30)
+    submit(core, 1, mine, 5)
+    submit(core, 2, other, 20)
+    core.cancel_hint(2)
+    items = [item for _ in range(12) for item in core.step()]
+    core.abort(2)
+    for more in run_all(core, steps=300).values():
+        items += more
+    assert tokens_of([i for i in items if i.uid == 1]) == answer(mine, 5)
+    cancelled = [i for i in items if i.uid == 2]
+    assert cancelled[-1].finish is FinishReason.CANCELLED
+
+
 def test_a_request_that_can_never_fit_ends_with_an_error() -> None:
     executor = FakeExecutor(n_cells=16)
     core = make_core(executor, pool_cells=16)
@@ -441,7 +522,7 @@ def test_shared_cells_are_not_moved() -> None:
     items = []
     while core.has_work():
         items += core.step()
-        sharing = [s for s in core._running if s.is_sharing]
+        sharing = [s for s in core._running if core._pool.is_sharing(s.slot)]
         assert all(s.n_moved == 0 for s in sharing)
     for uid, tail in ((2, []), (3, [1, 2, 3])):
         assert tokens_of([i for i in items if i.uid == uid]) == answer([*prompt, *tail], 100)

@@ -30,6 +30,7 @@ def open_backend(path: Path, **changes: object) -> LlamaBackend:
     settings: dict[str, object] = {
         "model": str(path),
         "parallel": 4,
+        "threads": 1,
         "ctx": 2048,
         "check_integrity": True,
     }
@@ -105,6 +106,49 @@ def test_a_planted_foreign_prefix_shows(backend: LlamaBackend) -> None:
     prompt = right + fresh(rng, 20)
     assert text_of(backend, {12: prompt}, 30)[12] != lookback_text(prompt, 30)
     backend.core._prefix.host.clear()
+
+
+@pytest.mark.parametrize("fault", ["none", "foreign", "hole", "dirty"])
+def test_a_fault_planted_while_sharing_shows(
+    backend: LlamaBackend, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """Negative controls: one wrong way to share cells, and the same check fails."""
+    rng = random.Random(f"{fault} fault")
+    core, memory = backend.core, backend.core._executor.memory
+    share = core._pool.share
+    right, foreign = fresh(rng, 120), fresh(rng, 120)
+    foreign_slot = -1
+
+    def faulty(source: int, target: int, n: int) -> int:
+        if fault == "dirty":
+            memory.share(foreign_slot, target, 0, n)
+        length = share(foreign_slot if fault == "foreign" else source, target, n)
+        if fault == "hole":
+            memory.remove(target, n - 20, n - 18)
+        return length
+
+    said: dict[int, bytes] = dict.fromkeys((41, 42, 43), b"")
+
+    def add(uid: int, prompt: str) -> None:
+        ids = backend.tokenizer.encode(prompt, add_special=True, parse_special=True)
+        core.add(CoreJob(uid, tuple(ids), 45, GREEDY))
+
+    add(41, right)
+    add(42, foreign)
+    while not all(said[uid] for uid in (41, 42)):
+        for item in core.step():
+            said[item.uid] += item.data
+    foreign_slot = next(s.slot for s in core._running if s.uid == 42)
+    monkeypatch.setattr(core._pool, "share", faulty)
+    branch = right[:100] + fresh(rng, 5)
+    add(43, branch)
+    while core.has_work():
+        for item in core.step():
+            said[item.uid] += item.data
+    settle(backend)
+    assert said[41].decode() == lookback_text(right, 45)
+    assert said[42].decode() == lookback_text(foreign, 45)
+    assert (said[43].decode() == lookback_text(branch, 45)) == (fault == "none")
 
 
 def test_an_interrupted_prefill_leaves_the_pool_right(backend: LlamaBackend) -> None:

@@ -14,7 +14,6 @@ from naiad.client.base import EngineState
 from naiad.config import Config
 from naiad.dialects.base import Access, Dialect, Operation
 from naiad.errors import EngineFailed
-from naiad.http import watch
 from naiad.http.app import build_app
 from naiad.types import FinishReason
 
@@ -290,10 +289,10 @@ async def test_a_silent_stream_is_kept_alive() -> None:
     assert pieces[-2:] == [b"delta late\n", b"close stop -\n"]
 
 
-async def test_a_client_that_never_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "STALLED_S", 0.01)
+async def test_a_client_that_never_reads_is_given_up() -> None:
     engine = FakeEngine(silent)
-    connection = Connection(fake_app(engine, heartbeat_s=0.005), "POST", GENERATE)
+    app = fake_app(engine, heartbeat_s=0.005, stalled_s=0.01)
+    connection = Connection(app, "POST", GENERATE)
     connection.feed(b'{"prompt": "hey", "stream": true}')
     take = connection.answer.take
 

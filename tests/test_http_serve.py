@@ -84,7 +84,7 @@ async def test_a_signal_ends_an_idle_server_quietly(capfd: pytest.CaptureFixture
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_open_streams_end_with_an_error_of_their_own(
-    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "GRACE_S", 0.01)
     engine = FakeEngine(silent)
@@ -100,8 +100,10 @@ async def test_open_streams_end_with_an_error_of_their_own(
             while piece := await wire.chunk():
                 pieces.append(piece)
 
+    caplog.set_level("INFO")
     await serve(app, service, config, sock, announce)
     assert pieces == [b"open 3\n", b"close error engine_failed\n"]
+    assert [text for text in caplog.messages if "1 in progress" in text]
 
 
 async def test_a_stream_that_ends_within_the_grace_ends_well() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
 from fakes import FAKE, FakeEngine, FakeStream, decode, make_service, silent
@@ -16,6 +17,7 @@ from http_client import connected, http, serving
 from naiad.config import Config
 from naiad.http import protocol
 from naiad.http.app import build_app
+from naiad.service.service import Service
 from naiad.types import FinishReason
 
 GENERATE = "/fake/generate"
@@ -23,11 +25,15 @@ STREAM = b'{"prompt": "hey", "stream": true}'
 WHOLE = b'{"prompt": "hey"}'
 
 
-@asynccontextmanager
-async def server(engine: FakeEngine, **config: Any) -> AsyncIterator[int]:
+def parts(engine: FakeEngine, **config: Any) -> tuple[ASGIApp, Service]:
     settings = Config(max_queue=10, **config)
     service = make_service(engine, settings)
-    app = build_app(service, settings, [FAKE], lambda path: FAKE)
+    return build_app(service, settings, [FAKE], lambda path: FAKE), service
+
+
+@asynccontextmanager
+async def server(engine: FakeEngine, **config: Any) -> AsyncIterator[int]:
+    app, service = parts(engine, **config)
     async with serving(app, service) as port:
         yield port
 
@@ -261,7 +267,7 @@ class Sink(asyncio.Transport):
 
 async def test_a_header_without_an_end_is_not_collected() -> None:
     config = uvicorn.Config(silent_app, http=protocol.LimitedProtocol, log_config=None)
-    connection = protocol.LimitedProtocol(config, ServerState(), {})
+    connection = protocol.LimitedProtocol(config, ServerState(), {}, guests=protocol.Guests(1))
     sink = Sink()
     connection.connection_made(sink)
     connection.data_received(b"GET / HTTP/1.1\r\nX: ")
@@ -304,6 +310,55 @@ async def test_a_running_stream_has_no_deadline(monkeypatch: pytest.MonkeyPatch)
         await wire.send(http(GENERATE, STREAM))
         await wire.head()
         assert [await wire.chunk() for _ in range(3)] == [b"open 3\n", b"beat\n", b"beat\n"]
+
+
+@pytest.mark.parametrize("body", [STREAM, WHOLE])
+async def test_an_http_1_0_client_gets_no_chunks_and_the_end_of_the_connection(
+    body: bytes,
+) -> None:
+    async with server(FakeEngine()) as port, connected(port) as wire:
+        await wire.send(http(GENERATE, body).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        status, headers = await wire.head()
+        assert status == 200
+        assert "transfer-encoding" not in headers
+        assert headers["connection"] == "close"
+        async with asyncio.timeout(10):
+            text = await wire.reader.read()
+    whole = b'{"text":"hey","reason":"stop"}'
+    assert text == (whole if body == WHOLE else b"open 3\ndelta hey\nclose stop -\n")
+
+
+async def test_a_machine_may_hold_so_many_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "is_loopback", lambda host: False)
+    app, service = parts(FakeEngine())
+    async with (
+        serving(app, service, max_per_host=2) as port,
+        connected(port) as first,
+        connected(port) as second,
+    ):
+        for wire in (first, second):
+            await wire.send(http("/ping"))
+            assert (await wire.answer())[0] == 200
+        async with connected(port) as third:
+            status, headers, _ = await third.answer()
+            assert (status, headers["connection"]) == (503, "close")
+        await first.send(http("/ping", extra="Connection: close\r\n"))
+        await first.answer()
+        assert await first.is_closed()  # and the server has let it go before it closed it
+        async with connected(port) as fourth:
+            await fourth.send(http("/ping"))
+            assert (await fourth.answer())[0] == 200
+
+
+def test_connections_are_counted_by_machine_but_not_this_ones_own() -> None:
+    guests = protocol.Guests(1)
+    assert guests.enter("192.0.2.1")
+    assert not guests.enter("192.0.2.1")
+    assert guests.enter("192.0.2.2")
+    assert all(guests.enter(own) for own in ("127.0.0.1", "::1", "::ffff:127.0.0.1") * 3)
+    guests.leave("127.0.0.1")
+    guests.leave("192.0.2.1")
+    assert guests.enter("192.0.2.1")
 
 
 async def test_many_streams_at_once_keep_their_own_text() -> None:

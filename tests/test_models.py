@@ -208,7 +208,8 @@ def fake_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
         module = tmp_path / "modules" / "pip.py"
         module.parent.mkdir()
         module.write_text(
-            "import os, pathlib, sys\n"
+            "import os, pathlib, sys, time\n"
+            "parent = os.getppid()\n"
             "dest = pathlib.Path(sys.argv[sys.argv.index('--dest') + 1])\n"
             f"{body}\n"
         )
@@ -226,7 +227,7 @@ def test_pip_is_asked_for_one_wheel_and_its_progress_is_seen(
         "assert sys.argv[-1] == 'pkg==2'\n"
         "growing = pathlib.Path(os.environ['TMPDIR'], 'pkg.whl')\n"
         "growing.write_bytes(b'x' * 1234)\n"
-        f"while not os.path.exists({str(go_on)!r}): pass\n"
+        f"while os.getppid() == parent and not os.path.exists({str(go_on)!r}): time.sleep(0.002)\n"
         "growing.replace(dest / 'pkg-2.whl')\n"
     )
 
@@ -267,7 +268,7 @@ def test_pip_is_stopped_when_the_user_interrupts(
     tmp_path: Path, fake_pip: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pulling, "LOOK_EVERY_S", 0.005)
-    fake_pip("while True: pass")
+    fake_pip("while os.getppid() == parent: time.sleep(0.01)")  # ends with a killed test, too
 
     def interrupt(n: int) -> None:
         raise KeyboardInterrupt  # a pip that outlived this would be a ResourceWarning

@@ -35,6 +35,11 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(RATE_VARIABLE, "0")
 
 
+def test_an_empty_rate_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RATE_VARIABLE, "")
+    assert load(CONFIG)(lambda progress: None).info.name == "scripted"
+
+
 def job(uid: int, prompt: str, max_tokens: int = 50, *, ignore_eos: bool = True) -> CoreJob:
     return CoreJob(uid, tuple(encode(prompt)), max_tokens, SamplingParams(ignore_eos=ignore_eos))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,8 @@ BUILD = """
 folder = pathlib.Path(sys.argv[sys.argv.index('-w') + 1])
 for n in (1, 2, 3, 4):
     print(f'  [{n}/4] c++ something')
-(folder / 'llama_cpp_python-1-py3-none-any.whl').write_bytes(b'wheel')
+import zipfile
+zipfile.ZipFile(folder / 'llama_cpp_python-1-py3-none-any.whl', 'w').close()
 """
 
 
@@ -94,7 +96,10 @@ def test_a_build_without_a_wheel_is_a_failure(tmp_path: Path, fake_pip: FakePip)
 
 
 def test_an_interrupted_build_leaves_nothing_running(tmp_path: Path, fake_pip: FakePip) -> None:
-    fake_pip("print('[1/9] x', flush=True)\nwhile True: pass")
+    fake_pip(  # it would end with a killed test, too
+        "import os, time\nparent = os.getppid()\nprint('[1/9] x', flush=True)\n"
+        "while os.getppid() == parent: time.sleep(0.01)"
+    )
 
     def interrupt(text: str) -> None:
         raise KeyboardInterrupt
@@ -184,12 +189,31 @@ def test_a_wheel_in_the_cache_is_installed_without_a_build(
 ) -> None:
     kept = tmp_path / a_plan().fingerprint
     kept.mkdir()
-    (kept / "llama_cpp_python-1-py3-none-any.whl").touch()
+    a_wheel(kept / "llama_cpp_python-1-py3-none-any.whl")
     fake_pip(
         "assert sys.argv[1] == 'install' and '--force-reinstall' in sys.argv\n"
         f"assert sys.argv[-1].startswith({str(kept)!r})\n"
     )
     assert engine.set_up("none", tmp_path).fingerprint == a_plan().fingerprint
+
+
+def a_wheel(path: Path) -> bytes:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("llama_cpp/lib/libllama.so", b"native code " * 1000)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "one bit"])
+def test_a_damaged_wheel_in_the_cache_is_built_anew(tmp_path: Path, damage: str) -> None:
+    kept = tmp_path / a_plan().fingerprint
+    kept.mkdir()
+    wheel = kept / "llama_cpp_python-1-py3-none-any.whl"
+    whole = a_wheel(wheel)
+    assert cached_wheel(a_plan(), tmp_path) == wheel
+    flipped = whole[:2000] + bytes([whole[2000] ^ 1]) + whole[2001:]
+    wheel.write_bytes({"empty": b"", "cut": whole[:5000], "one bit": flipped}[damage])
+    assert cached_wheel(a_plan(), tmp_path) is None
+    assert not wheel.exists()
 
 
 def test_the_gpu_of_last_time_is_kept_until_another_is_named(

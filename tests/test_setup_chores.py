@@ -40,6 +40,8 @@ ENGINE = "python -m naiad.setup.engine --gpu "
 INSTALL = "python -m pip install --quiet --disable-pip-version-check -e ."
 CHECK = "python -m naiad.setup.engine --check"
 STARTER = "naiad pull starter"
+#: Asked before every step that needs pip, and no step itself.
+LOOK = "python -c import pip"
 
 
 class Checkout:
@@ -70,7 +72,7 @@ class Checkout:
             return []
         lines = self.calls_file.read_text().splitlines()
         self.calls_file.unlink()
-        return lines
+        return [line for line in lines if line != LOOK]
 
 
 def script(path: Path, text: str) -> None:
@@ -162,6 +164,18 @@ def test_a_python_without_venv_is_refused_with_a_sentence(checkout: Checkout) ->
     assert done.returncode != 0
     assert "apt-get install python3-venv" in done.stderr
     assert not (checkout.folder / ".venv").exists()
+
+
+def test_an_environment_without_pip_is_told_of_with_a_way_out(checkout: Checkout) -> None:
+    checkout.make("setup")
+    checkout.calls()
+    done = checkout.make("setup", FAIL=LOOK)
+    assert done.returncode != 0
+    assert "make clean setup" in done.stderr
+    assert checkout.calls() == []
+    (checkout.folder / ".venv" / "bin" / "python").unlink()  # the system's Python was replaced
+    assert "make clean setup" in checkout.make("setup").stderr
+    assert checkout.make("clean", "setup").returncode == 0
 
 
 def test_clean_removes_what_was_made(checkout: Checkout) -> None:

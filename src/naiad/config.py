@@ -48,5 +48,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_queue: int = 256
     max_body_bytes: int = 32 * 1024 * 1024
     heartbeat_s: float = 10.0
+    stalled_s: float = 30.0  # a client that takes no byte of its stream for this long is gone
+    max_connections_per_host: int = 256  # of one other machine; this one's own are not counted
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = False

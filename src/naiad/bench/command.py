@@ -34,7 +34,9 @@ def _concurrency(_context: click.Context, _param: click.Parameter, value: str) -
 
 
 @click.command(context_settings={"show_default": True})
-@click.argument("scenario", type=click.Choice([*_NAMES, "all"]), default="all")
+@click.argument(
+    "scenario", type=click.Choice([*_NAMES, "all"]), default="all", metavar="[SCENARIO]"
+)
 @click.option("--url", default="http://127.0.0.1:5001", help="The server to ask.")
 @click.option("--dialect", type=click.Choice(["openai", "completions", "kobold"]), default="openai")
 @click.option("--key", default="", envvar="NAIAD_BENCH_KEY", help="API key, if it needs one.")
@@ -71,8 +73,9 @@ def bench(
 ) -> None:
     """Load a server with streams and report what a client sees.
 
-    Times are taken at the socket. Exits with 1 when any stream failed or was wrong, or when the
-    time limit was reached.
+    SCENARIO is consecutive, concurrent, shared-prefix, interference, or all of them. Times are
+    taken at the socket. Exits with 1 when any stream failed or was wrong, or when the time limit
+    was reached; Ctrl-C ends it early with what there is, and 130.
     """
     from naiad.bench.client import Client, parse_target
     from naiad.bench.scenarios import Sizes
@@ -84,18 +87,20 @@ def bench(
         raise click.UsageError(error.message) from error
     sizes = Sizes(rng=random.Random(seed), **counts)
     names = _NAMES if scenario == "all" else (scenario,)
-    lines, is_complete = _run(Client(target), names, sizes, time_limit)
+    lines, cut = _run(Client(target), names, sizes, time_limit)
     _show(target, lines, json_path)
-    if not is_complete:
+    if isinstance(cut, KeyboardInterrupt):
+        raise cut
+    if cut is not None:
         click.echo(f"stopped at the time limit of {time_limit:g} s", err=True)
-    if not is_complete or any(line.failed or line.wrong for line in lines):
+    if cut is not None or any(line.failed or line.wrong for line in lines):
         sys.exit(1)
 
 
 def _run(
     client: Client, names: Sequence[str], sizes: Sizes, time_limit: float
-) -> tuple[list[Summary], bool]:
-    """Run the scenarios under a progress bar; False with what there is when time ran out."""
+) -> tuple[list[Summary], TimeoutError | KeyboardInterrupt | None]:
+    """Run the scenarios under a progress bar: those that were ended, and what cut them short."""
     import asyncio
 
     import uvloop
@@ -119,9 +124,9 @@ def _run(
 
         try:
             runner.run(_scenarios(client, names, sizes, lines, tick, announce, time_limit))
-        except TimeoutError:
-            return lines, False
-    return lines, True
+        except (TimeoutError, KeyboardInterrupt) as cut:
+            return lines, cut
+    return lines, None
 
 
 async def _scenarios(

@@ -92,6 +92,12 @@ def _error_of(event: Mapping[str, Any]) -> str | None:
     return str(error.get("message", error)) if isinstance(error, dict) else str(error)
 
 
+def _detail_of(event: Mapping[str, Any]) -> str:
+    """KoboldCpp's envelope, else the whole event."""
+    detail = event.get("detail", event)
+    return str(detail.get("msg", detail)) if isinstance(detail, dict) else str(detail)
+
+
 def _read_openai(event: Mapping[str, Any]) -> Piece:
     choice = (event.get("choices") or [{}])[0]
     delta = choice.get("delta") or {}
@@ -107,10 +113,11 @@ def _read_openai(event: Mapping[str, Any]) -> Piece:
 
 def _read_kobold(event: Mapping[str, Any]) -> Piece:
     finish = event.get("finish_reason")
+    failure = _detail_of(event) if finish == "error" else None
     return Piece(
         text=event.get("token") or "",
         finish=None if finish in {None, "", "null"} else str(finish),
-        error=_error_of(event),
+        error=_error_of(event) or failure,
     )
 
 
@@ -143,7 +150,7 @@ def error_message(body: bytes) -> str:
     """What a refusal's body says, in one line of at most 200 characters."""
     try:
         event = msgspec.json.decode(body)
-        text = _error_of(event) or str(event.get("detail", event))
+        text = _error_of(event) or _detail_of(event)
     except (msgspec.DecodeError, AttributeError):
         text = body.decode("utf-8", "replace")
     return " ".join(text.split())[:200]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -69,7 +70,9 @@ def run(arguments: Sequence[str]) -> int:
     0 done, 1 an error (one sentence on stderr), 2 wrong usage, 130 interrupted.
     """
     try:
-        status = cli.main(list(arguments), prog_name="naiad", standalone_mode=False)
+        # click takes colours out for pipes by itself; NO_COLOR it does not know.
+        color = False if os.environ.get("NO_COLOR") else None
+        status = cli.main(list(arguments), prog_name="naiad", standalone_mode=False, color=color)
         return status if isinstance(status, int) else 0
     except NaiadError as error:
         click.echo(f"naiad: {error.message}", err=True)

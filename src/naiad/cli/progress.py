@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
@@ -26,11 +27,16 @@ def reporter(*, in_bytes: bool) -> Reporter:
     return BarReporter(in_bytes) if sys.stderr.isatty() else LineReporter(in_bytes)
 
 
-class LineReporter(Reporter):
-    """A plain line whenever another quarter is done; for logs and pipes."""
+def _to_stderr(line: str) -> None:
+    click.echo(line, err=True)
 
-    def __init__(self, in_bytes: bool) -> None:
+
+class LineReporter(Reporter):
+    """A plain line whenever another quarter is done; for logs and pipes. say: takes each line."""
+
+    def __init__(self, in_bytes: bool, say: Callable[[str], object] = _to_stderr) -> None:
         self._in_bytes = in_bytes
+        self._say = say
         self._last: tuple[str, int] | None = None
 
     def __exit__(
@@ -47,7 +53,7 @@ class LineReporter(Reporter):
             return
         self._last = (stage, quarter)
         of = f" of {mebibytes(total)}" if self._in_bytes else ""
-        click.echo(f"{stage}: {quarter * 25} %{of}", err=True)
+        self._say(f"{stage}: {quarter * 25} %{of}")
 
 
 class BarReporter(Reporter):

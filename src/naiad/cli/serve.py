@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,21 +13,21 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from naiad.cli.listen import base_url, key_for
+from naiad.cli.listen import base_url, is_any_address, key_for
 from naiad.cli.log import start_logging
 from naiad.cli.options import config_option, settings_options
-from naiad.cli.progress import mebibytes, reporter
+from naiad.cli.progress import LineReporter, mebibytes, reporter
 from naiad.cli.settings import load
 from naiad.config import Config
 from naiad.errors import ModelFileError
-from naiad.models.catalogue import find, installed, models_dir
+from naiad.models.catalogue import find, models_dir, named
 from naiad.models.sources import STARTER
 
 if TYPE_CHECKING:
-    import socket
-
     from naiad.client.base import EngineClient
     from naiad.types import ModelInfo
+
+log = logging.getLogger(__name__)
 
 #: How often the bar looks at how far the model's load is.
 REDRAW_S = 0.1
@@ -69,10 +71,11 @@ async def _run_server(config: Config, sock: socket.socket, new_key: str | None) 
 
     folder = models_dir(config.models_dir)
     engine = engine_from(config.engine)
-    service = Service(engine, config, Renderer(), lambda name: is_installed(name, folder))
+    loaded = Path(config.engine.model)
+    service = Service(engine, config, Renderer(), lambda name: is_other(name, folder, loaded))
 
     async def announce() -> None:
-        model = await wait_with_progress(engine)
+        model = await wait_with_progress(engine, to_log=config.log_json)
         url = base_url(config.host, sock.getsockname()[1])
         click.echo("\n".join(welcome(model, url, config, new_key)))
         sys.stdout.flush()
@@ -112,16 +115,20 @@ def _starter(folder: Path) -> Path:
     return fetch(STARTER.name, folder)
 
 
-def is_installed(name: str, folder: Path) -> bool:
-    """True when a model of that name is in the models folder."""
-    return name.lower() in {model.name.lower() for model in installed(folder)}
+def is_other(name: str, folder: Path, loaded: Path) -> bool:
+    """True when the name is that of an installed model which is not the loaded one."""
+    return named(name, folder) not in (None, loaded)
 
 
-async def wait_with_progress(engine: EngineClient) -> ModelInfo:
-    """Wait until the model is loaded, showing how far it is. Raises what `wait_ready` raises."""
+async def wait_with_progress(engine: EngineClient, *, to_log: bool = False) -> ModelInfo:
+    """Wait until the model is loaded, showing how far it is. Raises what `wait_ready` raises.
+
+    to_log: show it as lines of the log, for programs that read standard error.
+    """
     ready = asyncio.ensure_future(engine.wait_ready())
     try:
-        with reporter(in_bytes=False) as progress:
+        shown = LineReporter(in_bytes=False, say=log.info) if to_log else reporter(in_bytes=False)
+        with shown as progress:
             while not ready.done():
                 progress.update("Loading the model", engine.status.progress, 1.0)
                 await asyncio.wait({ready}, timeout=REDRAW_S)
@@ -133,7 +140,7 @@ async def wait_with_progress(engine: EngineClient) -> ModelInfo:
 def welcome(model: ModelInfo, url: str, config: Config, new_key: str | None) -> list[str]:
     """The lines that say what is loaded, how, and where to point a client."""
     key = new_key or config.api_key
-    auth = f" -H 'Authorization: Bearer {new_key or 'YOUR_KEY'}'" if key else ""
+    auth = " -H 'Authorization: Bearer YOUR_KEY'" if key else ""
     lines = ["", f"naiad serves {model.name} on {url}", ""]
     lines += [f"  {label:<9} {text}" for label, text in _facts(model)]
     if new_key:
@@ -141,6 +148,9 @@ def welcome(model: ModelInfo, url: str, config: Config, new_key: str | None) -> 
         lines += [f"  The key of this run, shown only here: {new_key}"]
     elif config.no_auth:
         lines += ["", "  No key is asked for: whoever can reach this port can use the model."]
+    if is_any_address(config.host):
+        port = url.rpartition(":")[2]
+        lines += ["", f"  Other machines find it at http://{socket.gethostname()}:{port}"]
     lines += [
         "",
         f"  OpenAI clients                base URL {url}/v1",

@@ -122,6 +122,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("max_queue", "Requests that may wait for their turn.", 0, 1_000_000),
     Setting("max_body_bytes", "Largest request body, bytes.", 1_024, 1 << 32),
     Setting("heartbeat_s", "Seconds of silence before a stream's heartbeat.", 0.1, 3_600),
+    Setting("stalled_s", "Seconds without reading after which a client is gone.", 1, 86_400),
+    Setting(
+        "max_connections_per_host", "Connections that one other machine may hold.", 1, 1_000_000
+    ),
     Setting("log_level", "Least severe log line shown."),
     Setting("log_json", "Write log lines as JSON."),
     Setting("n_ubatch", "Tokens computed in one go.", 16, 8_192, hidden=True),

@@ -228,7 +228,9 @@ class SocketEngine:
         return delay
 
     def _give_up(self, failure: NaiadError) -> None:
-        logger.error("no engine: %s", failure.message)
+        # One that never was ready is told of by `wait_ready`, and once is enough.
+        level = logging.DEBUG if self._model is None else logging.ERROR
+        logger.log(level, "no engine: %s", failure.message)
         self._failure = failure
         self._retry_after = 60
         self._set_state(EngineState.FAILED, failure.message)

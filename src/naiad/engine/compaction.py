@@ -33,7 +33,7 @@ class Compactor:
 
     def tidy(self, running: Iterable[Sequence], n_used: int) -> bool:
         """Move a block of the most stranded sequence. True: there is more to move."""
-        alone = (s for s in running if not s.is_sharing)
+        alone = (s for s in running if not self._pool.is_sharing(s.slot))
         sequence = max(alone, key=lambda s: s.top, default=None)
         if sequence is None or sequence.top <= max(n_used + _SLACK, n_used * 5 // 4):
             return False

@@ -53,7 +53,8 @@ class CoreLimits:
     n_ctx: tokens one request may use. pool_cells: cells all share, at least n_ctx. parallel:
     sequences in one batch. n_parked: finished sequences that may wait in the pool until they are
     saved. host_cache_bytes: saved states.
-    can_reuse: False for models whose past cannot be cut (recurrent, hybrid).
+    can_reuse: False for models whose past cannot be cut (recurrent, hybrid). window: positions
+    that sliding layers look back over, 0 when the model has none.
     """
 
     n_ctx: int
@@ -62,6 +63,7 @@ class CoreLimits:
     n_parked: int = 0
     host_cache_bytes: int = 0
     can_reuse: bool = True
+    window: int = 0
     budget: StepBudget = field(default_factory=StepBudget)
     check_integrity: bool = False
 
@@ -80,7 +82,7 @@ class EngineCore:
         self._vocab = vocab
         self._limits = limits
         self._journal = journal
-        self._pool = Pool(executor.memory, limits.parallel + limits.n_parked)
+        self._pool = Pool(executor.memory, limits.parallel + limits.n_parked, limits.window)
         self._compactor = Compactor(self._pool)
         self._prefix = PrefixCache(self._pool, HostCache[State](limits.host_cache_bytes))
         self._candidates = Candidates(vocab.n_tokens)
@@ -91,6 +93,8 @@ class EngineCore:
         self._ended: list[StreamItem] = []
         self._interrupts = _Interrupts(executor)
         self._step_s = 0.0  # how long the last decode took
+        self._is_full = False  # a running one had to be put back, and nobody has left since
+        self._lacks_room = False  # the next one waits for cells, not for a slot
 
     # -- the verbs ---------------------------------------------------------------------------
 
@@ -153,9 +157,14 @@ class EngineCore:
     # -- admission ---------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        """Start waiting sequences in order of arrival, as slots and cells allow."""
+        """Start waiting sequences in order of arrival, as slots and cells allow.
+
+        Once one had to be put back for lack of cells, nobody starts before somebody leaves: those
+        that run only grow, and trying again would fail the same step for ever.
+        """
         held: list[Sequence] = []
-        while self._waiting and len(self._running) < self._limits.parallel:
+        self._lacks_room = self._is_full and bool(self._running)
+        while self._waiting and not self._lacks_room and len(self._running) < self._limits.parallel:
             sequence = self._waiting.popleft()
             resident = self._find_resident(sequence)
             if resident.n_coming - resident.n_ready >= _WORTH_WAITING:
@@ -164,7 +173,7 @@ class EngineCore:
                 self._start(sequence, resident)
             else:
                 held.append(sequence)
-                break
+                self._lacks_room = True
         self._waiting.extendleft(reversed(held))
 
     def _find_resident(self, sequence: Sequence) -> Resident:
@@ -180,27 +189,18 @@ class EngineCore:
         if not self._running:
             return True
         used = sum(len(s.tokens) for s in self._running)
-        return used + len(sequence.tokens) - resident.n_ready <= self._limits.pool_cells
+        n_shared = resident.n_ready if resident.n_ready >= MIN_REUSE else 0
+        return used + len(sequence.tokens) - n_shared <= self._limits.pool_cells
 
     def _start(self, sequence: Sequence, resident: Resident) -> None:
-        if not self._pool.available:
-            victim = next(p for p in self._prefix.parked if p.slot != resident.slot)
-            self._prefix.drop(victim)
         sequence.slot = self._pool.allocate()
         sequence.top = sequence.n_moved = 0
         if self._limits.can_reuse:
             self._prefix.attach(sequence, resident)
-            self._mark_sharing(sequence, resident)
         if sequence.uid not in self._samplers:
             self._samplers[sequence.uid] = self._make_sampler(sequence)
         self._running.append(sequence)
         self._compactor.placed([sequence], self._n_used())
-
-    def _mark_sharing(self, sequence: Sequence, resident: Resident) -> None:
-        sharers = [s for s in self._running if s.slot == resident.slot]
-        sequence.is_sharing = bool(sharers) and resident.n_ready > 0
-        for other in sharers if sequence.is_sharing else ():
-            other.is_sharing = True
 
     def _n_used(self) -> int:
         """Cells in use, shared ones counted for each owner."""
@@ -245,10 +245,11 @@ class EngineCore:
 
     def _sample(self, run: int, sequence: Sequence) -> StreamItem:
         logits = self._executor.logits(run)
+        if not math.isfinite(logits.max()):  # one NaN makes the maximum NaN
+            message = "the model computed NaN or infinity"
+            return self._end(sequence, FinishReason.ERROR, error=message)
         sampler = self._samplers[sequence.uid]
         token = sampler.sample(logits, len(sequence.tokens), self._candidates)
-        if math.isnan(logits[token]):
-            return self._end(sequence, FinishReason.ERROR, error="the model computed NaN")
         sequence.tokens.append(token)
         if token in self._vocab.eog:
             return self._end(sequence, FinishReason.STOP, [token])
@@ -289,6 +290,7 @@ class EngineCore:
         return item
 
     def _release(self, sequence: Sequence, *, is_good: bool) -> None:
+        self._is_full = False
         is_worth_it = self._limits.can_reuse and sequence.computed >= MIN_REUSE and is_good
         if is_worth_it and self._limits.n_parked:
             if len(self._prefix.parked) >= self._limits.n_parked:
@@ -311,6 +313,7 @@ class EngineCore:
             self._ended.append(self._end(self._running[0], FinishReason.ERROR, error=message))
 
     def _preempt(self, sequence: Sequence) -> None:
+        self._is_full = True
         self._running.remove(sequence)
         self._pool.free(sequence.slot)
         sequence.slot, sequence.computed = NO_SLOT, 0
@@ -332,7 +335,8 @@ class EngineCore:
         A block with each step, more with long ones, about a tenth of their time; after the last
         step's items are sent and not while someone could start, so that no first token waits.
         """
-        if not self._running or (self._waiting and len(self._running) < self._limits.parallel):
+        has_slot = len(self._running) < self._limits.parallel
+        if not self._running or (self._waiting and has_slot and not self._lacks_room):
             return
         deadline = time.perf_counter() + self._step_s * _TIDYING_SHARE
         while self._prefix.save_slice() or self._compactor.tidy(self._running, self._n_used()):

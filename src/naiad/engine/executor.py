@@ -62,7 +62,7 @@ class NativeExecutor:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._batch = Batch(context.params.n_batch)
+        self._batch = Batch(context.n_batch)
         self._last: list[int] = []
 
     @property
@@ -72,6 +72,8 @@ class NativeExecutor:
     def decode(self, runs: list[Run]) -> DecodeOutcome:
         batch = self._batch
         batch.clear()
+        if sum(len(run.tokens) for run in runs) > batch.capacity:
+            return DecodeOutcome.NO_ROOM  # the library would end the process
         self._last = [
             batch.add(run.slot, run.tokens, run.start, logits=run.wants_logits) for run in runs
         ]

@@ -13,6 +13,7 @@ from naiad.engine import sizing
 from naiad.engine.base import Loader
 from naiad.engine.core import CoreLimits, EngineCore
 from naiad.engine.executor import DecodeOutcome, NativeExecutor, Run
+from naiad.engine.host_cache import BLOCK
 from naiad.engine.journal import Journal
 from naiad.engine.scheduler import StepBudget
 from naiad.errors import (
@@ -33,7 +34,8 @@ import psutil  # isort: skip
 
 logger = logging.getLogger("naiad.engine")
 
-_N_BATCH = 2048
+#: Room for the largest step: a whole micro-batch of prefill beside one token of each stream.
+_N_BATCH_LEAST = 2048
 _SELF_TEST_TOKENS = 40  # more than one row of every matrix kernel, less than a noticeable wait
 
 
@@ -132,32 +134,43 @@ def _build(config: EngineConfig, model: Model, gpu_layers: int) -> LlamaBackend:
         ContextParams(
             n_ctx=pool.n_cells,
             n_seq_max=config.parallel + n_parked + 1,
-            n_batch=_N_BATCH,
+            n_batch=max(_N_BATCH_LEAST, config.n_ubatch + config.parallel),
             n_ubatch=config.n_ubatch,
             threads=_threads(config),
             flash_attention=_flash_attention(config, gpu_layers),
             kv_type=config.kv_type,
         ),
     )
-    executor = NativeExecutor(context)
-    _self_test(executor, model.vocab)
-    info = _describe(config, model, context, pool, gpu_layers)
-    core = EngineCore(
-        executor,
-        model.vocab,
-        CoreLimits(
+    try:
+        executor = NativeExecutor(context)
+        _self_test(executor, model.vocab)
+        info = _describe(config, model, context, pool, gpu_layers)
+        limits = CoreLimits(
             n_ctx=pool.n_ctx,
             pool_cells=context.n_cells,
             parallel=config.parallel,
             n_parked=n_parked,
             host_cache_bytes=config.host_cache_mib << 20,
-            can_reuse=config.prefix_cache and model.can_cut,
+            can_reuse=config.prefix_cache and _can_reuse(model),
+            window=model.n_swa,
             budget=_budget(config, gpu_layers),
             check_integrity=config.check_integrity,
-        ),
-        Journal(Path(config.journal)) if config.journal else None,
-    )
+        )
+        journal = Journal(Path(config.journal)) if config.journal else None
+        core = EngineCore(executor, model.vocab, limits, journal)
+    except BaseException:
+        context.close()  # before its model, and before another try needs the memory
+        raise
     return LlamaBackend(info, model.vocab, core, model)
+
+
+def _can_reuse(model: Model) -> bool:
+    """Whether a sequence's past can be cut and saved in blocks.
+
+    A saved state leaves out what its own last position cannot look at: a block must be no longer
+    than the sliding window.
+    """
+    return model.can_cut and not 0 < model.n_swa < BLOCK
 
 
 def _count_parked(parallel: int) -> int:

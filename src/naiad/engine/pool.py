@@ -6,6 +6,10 @@ defragments, so idle cells make every step of everybody slower (measured: up to 
 Traps of the native memory that this file is the one place to know:
 * sharing onto positions that are not empty corrupts silently: targets are emptied first;
 * a removal reports success even where the cells it should keep are gone: lengths are read back;
+* sliding layers have cells of their own, and those that their sequence can no longer look at are
+  given to others: a prefix may be gone there while the full layers still hold it, and lengths
+  speak of the sliding layers only. So what falls short is emptied to the length it has, and a
+  state is saved only when it is whole;
 * loading a state replaces the whole sequence, so blocks pass through a scratch sequence.
 """
 
@@ -17,14 +21,17 @@ from naiad.engine.executor import MemoryLike, State
 class Pool:
     """Slots 0 .. n_slots - 1 plus one scratch sequence, over one native memory.
 
-    allocate, free, available are the whole life of a slot.
+    allocate, free, available are the whole life of a slot. window: positions that the model's
+    sliding layers look back over, 0 when it has none.
     """
 
-    def __init__(self, memory: MemoryLike, n_slots: int) -> None:
+    def __init__(self, memory: MemoryLike, n_slots: int, window: int = 0) -> None:
         self._memory = memory
         self._n_slots = n_slots
         self._scratch = n_slots
+        self._window = window
         self._free = list(range(n_slots - 1, -1, -1))
+        self._owners: dict[int, set[int]] = {}  # slot -> all slots that may own cells with it
 
     @property
     def available(self) -> int:
@@ -39,17 +46,29 @@ class Pool:
     def free(self, slot: int) -> None:
         self._memory.remove(slot)
         self._free.append(slot)
+        self._owners.pop(slot, set()).discard(slot)
+
+    def is_sharing(self, slot: int) -> bool:
+        """True while another slot owns, or may own, some of its cells."""
+        return len(self._owners.get(slot, ())) > 1
 
     def length(self, slot: int) -> int:
-        """How many positions the slot holds, counted from 0; 0 when its beginning is gone."""
-        if self._memory.pos_min(slot) > 0:
-            return 0
-        return self._memory.pos_max(slot) + 1
+        """How many positions the slot holds, counted from 0.
+
+        0 when something is gone that the next position would look at.
+        """
+        length = self._memory.pos_max(slot) + 1
+        oldest_seen = max(0, length - self._window + 1) if self._window else 0
+        return length if self._memory.pos_min(slot) <= oldest_seen else 0
 
     def share(self, source: int, target: int, n_tokens: int) -> int:
         """Let an empty target own the first n_tokens cells of source too. Returns its length."""
         self._memory.share(source, target, 0, n_tokens)
-        return self._verified(target, n_tokens)
+        length = self._verified(target, n_tokens)
+        if length:
+            owners = self._owners.get(source, {source}) | self._owners.get(target, {target})
+            self._owners |= dict.fromkeys(owners, owners)
+        return length
 
     def cut(self, slot: int, n_tokens: int) -> int:
         """Keep at most the first n_tokens. Returns the length that is left."""
@@ -57,11 +76,16 @@ class Pool:
         return self._verified(slot, n_tokens)
 
     def save(self, slot: int, start: int, end: int) -> State | None:
-        """The state of the cells [start, end) of a slot."""
-        self._memory.remove(self._scratch)
-        self._memory.share(slot, self._scratch, start, end)
-        state = self._memory.save(self._scratch)
-        self._memory.remove(self._scratch)
+        """The state of the cells [start, end) of a slot; None when some of them are gone."""
+        return self._copy(slot, start, end, is_partial_good=False)
+
+    def _copy(self, slot: int, start: int, end: int, *, is_partial_good: bool) -> State | None:
+        memory, scratch = self._memory, self._scratch
+        memory.remove(scratch)
+        memory.share(slot, scratch, start, end)
+        is_whole = (memory.pos_min(scratch), memory.pos_max(scratch)) == (start, end - 1)
+        state = memory.save(scratch) if is_whole or is_partial_good else None
+        memory.remove(scratch)
         return state
 
     def load(self, slot: int, start: int, n_tokens: int, state: State) -> int:
@@ -79,7 +103,7 @@ class Pool:
 
         False when they could not be put back: the slot then has a gap and must be cut at start.
         """
-        state = self.save(slot, start, end)
+        state = self._copy(slot, start, end, is_partial_good=True)  # what is gone, nobody looks at
         if state is None:
             return False
         length = self.length(slot)
@@ -92,9 +116,10 @@ class Pool:
 
     def _verified(self, slot: int, expected: int) -> int:
         length = self.length(slot)
-        if length > expected or (length < expected and self._memory.pos_min(slot) > 0):
-            self._memory.remove(slot)
-            return 0
+        if length > expected:
+            length = 0
+        if length < expected:
+            self._memory.remove(slot, length, -1)
         return length
 
     def check_integrity(self, lengths: dict[int, int]) -> None:
@@ -106,4 +131,6 @@ class Pool:
             assert self._memory.pos_max(slot) == -1, f"slot {slot} should be empty"
         for slot, length in lengths.items():
             assert self._memory.pos_max(slot) == length - 1, f"slot {slot}"
-            assert length == 0 or self._memory.pos_min(slot) == 0, f"slot {slot}"
+            assert self.length(slot) == length, f"slot {slot}"
+        for slot, owners in self._owners.items():
+            assert slot in owners and owners <= lengths.keys(), f"slot {slot}"

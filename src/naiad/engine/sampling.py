@@ -19,6 +19,8 @@ import numpy.typing as npt  # isort: skip
 
 Logits = npt.NDArray[np.float32]
 _TWO_POW_64 = float(1 << 64)
+#: Below this temperature logits overflow when divided by it; the draw is the greedy choice anyway.
+_COLDEST = 1e-5
 
 
 def uniform(seed: int, choice: int, position: int) -> float:
@@ -115,10 +117,11 @@ class Sampler:
         self._params = params
         self._banned = np.fromiter(eog if params.ignore_eos else (), np.intp)
         self._chain: SamplerChain | None = SamplerChain()
-        order = _SHAPING if params.is_greedy else DEFAULT_ORDER
+        self._is_greedy = params.is_greedy or params.temperature < _COLDEST
+        order = _SHAPING if self._is_greedy else DEFAULT_ORDER
         for name in order:
             STAGES[name](self._chain, params, n_vocab, n_ctx)
-        self._is_plain = params.is_greedy and not self._looks_back() and not params.logit_bias
+        self._is_plain = self._is_greedy and not self._looks_back() and not params.logit_bias
         if self._looks_back():
             last_n = params.penalty_last_n if params.penalty_last_n >= 0 else n_ctx
             for token in prompt[-last_n:]:
@@ -137,7 +140,7 @@ class Sampler:
             return int(logits.argmax())
         candidates.fill(logits)
         rows = candidates.apply(self._chain)
-        if self._params.is_greedy:
+        if self._is_greedy:
             token = int(rows["id"][rows["logit"].argmax()])
         else:
             token = draw(rows, uniform(self._params.seed, 0, position))

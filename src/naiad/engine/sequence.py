@@ -19,7 +19,7 @@ class Sequence:
 
     tokens: prompt, then what was sampled. slot: the sequence id in the pool, or NO_SLOT.
     n_sent: stream items reported so far, which is the next item's place in the stream.
-    is_sharing: some of its cells have, or may have, another owner. top, n_moved: see compaction.
+    top, n_moved: see compaction.
     """
 
     job: CoreJob
@@ -28,7 +28,6 @@ class Sequence:
     slot: int = NO_SLOT
     n_cached: int = 0
     n_sent: int = 0
-    is_sharing: bool = False
     top: int = 0
     n_moved: int = 0
 

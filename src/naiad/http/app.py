@@ -38,6 +38,7 @@ def build_app(
         door=Door(config.api_key),
         max_body_bytes=config.max_body_bytes,
         heartbeat_s=config.heartbeat_s,
+        stalled_s=config.stalled_s,
         ignored=set(),
     )
     table: Table = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import msgspec
@@ -57,12 +58,28 @@ def decode_object(data: bytes) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidJson(f"The body is not valid JSON: {error}.") from None
+        raise InvalidJson(f"The body is not valid JSON: {_reason(data, error)}.") from None
     except RecursionError:
         raise InvalidJson("The body is nested too deeply.") from None
     if not isinstance(value, dict):
         raise InvalidJson(f"The body must be a JSON object, not {_KINDS[type(value)]}.")
     return value
+
+
+def _reason(data: bytes, refusal: Exception) -> str:
+    """Why it is no JSON; clients that cut texts at 16-bit units send half an emoji, and are told.
+
+    The decoder calls that a truncated body.
+    """
+    if len(data) <= LARGE_BYTES:
+        try:
+            json.dumps(json.loads(data), ensure_ascii=False).encode()
+        except UnicodeEncodeError as lone:
+            half = ord(lone.object[lone.start])
+            return f"\\u{half:04x} is half a character, and its other half is missing"
+        except (ValueError, RecursionError):
+            return str(refusal).rstrip(".")
+    return str(refusal).rstrip(".")
 
 
 async def _read_piece(receive: Receive, data: bytearray) -> bool:

@@ -33,13 +33,15 @@ class House:
     """What all endpoints share.
 
     max_body_bytes: 1 or more. heartbeat_s: longest silence of a stream; 0 or less for no
-    heartbeats. ignored: field names already logged as having no effect.
+    heartbeats. stalled_s: how long a client may take no byte, more than 0. ignored: field names
+    already logged as having no effect.
     """
 
     service: Service
     door: Door
     max_body_bytes: int
     heartbeat_s: float
+    stalled_s: float
     ignored: set[tuple[str, str]]
 
 
@@ -64,7 +66,7 @@ class GenerationEndpoint:
     async def _run(self, exchange: Exchange, parsed: Parsed, caller: Caller) -> None:
         line = Line(exchange, parsed.formatter)
         async with (
-            ClientWatch(exchange, line, self._house.heartbeat_s),
+            ClientWatch(exchange, line, self._house.heartbeat_s, self._house.stalled_s),
             self._house.service.generate(parsed.request, caller) as generation,
         ):
             if parsed.request.stream:

@@ -11,7 +11,8 @@ import signal
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import uvicorn
 import uvloop
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp
 
 from naiad.config import Config
 from naiad.errors import ConfigError
-from naiad.http.protocol import LimitedProtocol
+from naiad.http.protocol import Guests, LimitedProtocol
 from naiad.service.service import Service
 
 GRACE_S = 5.0  # open streams may go on this long after the signal to stop
@@ -28,6 +29,8 @@ KEEP_ALIVE_S = 75  # longer than the idle time of clients' and proxies' connecti
 BACKLOG = 2048
 TICK_S = 1.0  # how often the Date header is renewed
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+log = logging.getLogger(__name__)
 
 Announce = Callable[[], Awaitable[None]]
 
@@ -77,7 +80,7 @@ async def serve(
     Raises ConfigError when the address cannot be bound.
     """
     sock = sock or bind(config.host, config.port)
-    server = Server(app, service)
+    server = Server(app, service, config.max_connections_per_host)
     with sock, _signals(server):
         try:
             await service.start()
@@ -98,10 +101,13 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with our signals, no polling, and an end that no stream leaves without a word."""
+    """uvicorn, with our signals, no polling, and an end that no stream leaves without a word.
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        super().__init__(_uvicorn_config(app))
+    max_per_host: connections that one other machine may hold, 1 or more.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service, max_per_host: int = 256) -> None:
+        super().__init__(_uvicorn_config(app, max_per_host))
         self._service = service
         self._stop = asyncio.Event()
         self.failure: Exception | None = None  # of what ran beside the server
@@ -115,6 +121,13 @@ class Server(uvicorn.Server):
         """Begin to shut down; called again, leave the process at once."""
         if self.should_exit:
             leave_now()
+        n_running = self._service.n_in_flight
+        if n_running:
+            log.info(
+                "stopping: %d in progress may take %g s more; Ctrl-C again stops at once",
+                n_running,
+                GRACE_S,
+            )
         self.stop()
 
     @contextlib.contextmanager
@@ -171,13 +184,13 @@ def _signals(server: Server) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:
+def _uvicorn_config(app: ASGIApp, max_per_host: int) -> uvicorn.Config:
     for name in ("uvicorn.error", "uvicorn.asgi"):
         # What it would say, we have said with more knowledge of the request.
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return uvicorn.Config(
         app,
-        http=LimitedProtocol,
+        http=cast(type[asyncio.Protocol], partial(LimitedProtocol, guests=Guests(max_per_host))),
         ws="none",
         lifespan="off",
         interface="asgi3",

@@ -13,8 +13,6 @@ from types import TracebackType
 from naiad.dialects.base import Formatter
 from naiad.http.exchange import ClientGone, Exchange
 
-STALLED_S = 30.0  # a client that takes no byte for this long is gone
-
 
 class Line:
     """A streamed response. Every write is on its way to the client when it returns."""
@@ -61,12 +59,16 @@ class ClientWatch:
     """Cancels the work inside the context when the client is gone; leaving raises ClientGone then.
 
     heartbeat_s: longest silence of an open line, seconds; 0 or less for no heartbeats.
+    stalled_s: a client that takes no byte for this long is gone; more than 0.
     """
 
-    def __init__(self, exchange: Exchange, line: Line, heartbeat_s: float) -> None:
+    def __init__(
+        self, exchange: Exchange, line: Line, heartbeat_s: float, stalled_s: float
+    ) -> None:
         self._receive = exchange.receive
         self._line = line
-        self._heartbeat_s = heartbeat_s if heartbeat_s > 0 else STALLED_S
+        self._heartbeat_s = heartbeat_s if heartbeat_s > 0 else stalled_s
+        self._stalled_s = stalled_s
         self._can_beat = heartbeat_s > 0
         self._time = asyncio.get_running_loop().time
         self._is_gone = False
@@ -95,7 +97,7 @@ class ClientWatch:
         while not await self._has_hung_up():
             line = self._line
             silent_s = self._time() - line.last_write
-            if line.is_busy and silent_s >= STALLED_S:
+            if line.is_busy and silent_s >= self._stalled_s:
                 break
             if self._can_beat and self._is_due(silent_s) and not await self._beat():
                 break
@@ -116,7 +118,7 @@ class ClientWatch:
         line = self._line
         if not line.is_open and not line.is_busy:
             return self._heartbeat_s
-        limit_s = STALLED_S if line.is_busy else self._heartbeat_s
+        limit_s = self._stalled_s if line.is_busy else self._heartbeat_s
         return max(0.001, line.last_write + limit_s - self._time())
 
     def _is_due(self, silent_s: float) -> bool:
@@ -125,7 +127,7 @@ class ClientWatch:
 
     async def _beat(self) -> bool:
         try:
-            async with asyncio.timeout(STALLED_S):
+            async with asyncio.timeout(self._stalled_s):
                 await self._line.beat()
         except TimeoutError:
             return False

@@ -56,14 +56,24 @@ def find(name: str | None, folder: Path) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path.absolute()
-    match = [m for m in installed(folder) if name.lower() in (m.name.lower(), m.path.name.lower())]
-    if match:
-        return match[0].path
+    if match := named(name, folder):
+        return match
     if path.is_dir():
         raise ModelFileError(f"{path} is a folder; name the GGUF file in it.")
     if len(path.parts) > 1 or path.suffix.lower() == ".gguf":
         raise ModelFileError(f"There is no model file {name}, nor one of that name in {folder}.")
     raise ModelFileError(f"There is no model {name!r} in {folder}. {_what_there_is(folder)}")
+
+
+def named(name: str, folder: Path) -> Path | None:
+    """The installed model of that name, or None; whatever the name is, it is never taken as a path.
+
+    Names are the stem of a file, with or without .gguf and in any case, and those of `naiad pull`.
+    """
+    wanted = SOURCES[name].filename.lower() if name in SOURCES else name.lower()
+    return next(
+        (m.path for m in installed(folder) if wanted in (m.name.lower(), m.path.name.lower())), None
+    )
 
 
 def _fetched(name: str, folder: Path) -> Path:

@@ -107,6 +107,11 @@ class Context:
     def n_cells(self) -> int:
         return int(lib.llama_n_ctx(self.handle))
 
+    @property
+    def n_batch(self) -> int:
+        """The most tokens of one decode: at most as many as there are cells."""
+        return int(lib.llama_n_batch(self.handle))
+
     def decode(self, batch: Batch) -> DecodeOutcome:
         """Run the batch and wait until its logits can be read."""
         self._log.hold()  # llama.cpp logs an interrupted decode as an error, which it is not
@@ -136,6 +141,7 @@ class Memory:
 
     def __init__(self, context: Context) -> None:
         self._ctx = context.handle
+        self._log = library.start()
         self._handle = lib.llama_get_memory(context.handle)
 
     def pos_min(self, seq: int) -> int:
@@ -158,16 +164,18 @@ class Memory:
         lib.llama_memory_seq_cp(self._handle, source, target, start, end)
 
     def save(self, seq: int) -> State | None:
-        """The state of all cells of a sequence; None when there are none or it failed."""
+        """The state of all cells of a sequence; None when it failed."""
         size = int(lib.llama_state_seq_get_size(self._ctx, seq))
         state: State = np.empty(size, np.uint8)
         n = lib.llama_state_seq_get_data(self._ctx, _bytes_pointer(state), size, seq)
-        return state if n == size else None
+        return state if 0 < n == size else None
 
     def load(self, seq: int, state: State) -> bool:
         """Replace a sequence by a saved state. False: no room, or the state does not fit here."""
+        self._log.hold()  # "no room" is logged as an error, which it is not
         n = lib.llama_state_seq_set_data(self._ctx, _bytes_pointer(state), state.size, seq)
-        return bool(n == state.size)
+        self._log.release(as_debug=True)
+        return bool(0 < n == state.size)
 
 
 def _bytes_pointer(state: State) -> Any:

@@ -35,8 +35,10 @@ class Candidates:
         """Run a chain; returns the candidates that are left, a view valid until the next fill."""
         lib.llama_sampler_apply(chain.handle, ctypes.byref(self._native))
         address = ctypes.cast(self._native.data, ctypes.c_void_p).value or 0
-        start = (address - self.rows.ctypes.data) // CANDIDATE.itemsize
-        return self.rows[start : start + self._native.size]
+        start, rest = divmod(address - self.rows.ctypes.data, CANDIDATE.itemsize)
+        end = start + self._native.size
+        assert rest == 0 and 0 <= start <= end <= len(self.rows), "a stage left our array"
+        return self.rows[start:end]
 
 
 class SamplerChain:

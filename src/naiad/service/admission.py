@@ -39,7 +39,7 @@ class Admission:
         """Hold a place for as long as the context lasts. Raises Overloaded when all are taken."""
         if self._n_in_flight >= parallel + self._max_queue:
             raise Overloaded(
-                f"The server is busy: {self._n_in_flight} requests are in progress or waiting. "
+                f"The server is busy; requests in progress or waiting: {self._n_in_flight}. "
                 "Try again later.",
                 retry_after=self._retry_after(parallel),
             )

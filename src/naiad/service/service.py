@@ -80,6 +80,11 @@ class Service:
         return health.report(self._engine.status, self._admission.n_in_flight)
 
     @property
+    def n_in_flight(self) -> int:
+        """Requests admitted and not yet ended."""
+        return self._admission.n_in_flight
+
+    @property
     def model(self) -> ModelInfo:
         """The loaded model. Raises EngineUnavailable while there is none."""
         status = self._engine.status

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +36,21 @@ def cache_folder() -> Path:
 
 
 def cached_wheel(plan: BuildPlan, cache: Path) -> Path | None:
-    """The finished wheel of exactly this plan, if there is one."""
-    return next(iter((cache / plan.fingerprint).glob("*.whl")), None)
+    """The finished wheel of exactly this plan, if there is one; damaged ones are deleted."""
+    for wheel in (cache / plan.fingerprint).glob("*.whl"):
+        if _is_sound(wheel):
+            return wheel
+        wheel.unlink()
+    return None
+
+
+def _is_sound(wheel: Path) -> bool:
+    """Every file in it has its checksum: a full disk or a lost power line leaves less."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, EOFError, zlib.error):
+        return False
 
 
 def build_wheel(plan: BuildPlan, cache: Path, progress: Progress) -> Path:

@@ -79,7 +79,7 @@ def system_info() -> str:
     if answer.returncode != 0:
         lines = answer.stderr.strip().splitlines() or [f"exit status {answer.returncode}"]
         raise SetupError(f"The engine does not load: {lines[-1]}. Build it with: make setup")
-    return answer.stdout.strip()
+    return answer.stdout.strip().rstrip("| ")
 
 
 def _build(plan: BuildPlan, cache: Path) -> Path:

@@ -252,4 +252,4 @@ def _check_ids(ids: list[int]) -> None:
 
 
 def _rate() -> float:
-    return float(os.environ.get(RATE_VARIABLE, DEFAULT_RATE))
+    return float(os.environ.get(RATE_VARIABLE) or DEFAULT_RATE)
