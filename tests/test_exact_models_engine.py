@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from naiad.native import library
 from naiad.testing.exact_models import (
     FIRST_CHARACTER,
     N_CHARACTERS,
@@ -24,17 +25,11 @@ llama = pytest.importorskip("llama_cpp")
 N_BATCH = 1024
 
 
-@llama.llama_log_callback  # type: ignore[untyped-decorator]
-def ignore_log(_level: int, _text: bytes, _data: object) -> None:
-    """Native log lines are not what is tested here."""
-
-
 class Engine:
     """As little as it takes to decode tokens of several sequences greedily."""
 
     def __init__(self, path: Path) -> None:
-        llama.llama_log_set(ignore_log, None)
-        llama.llama_backend_init()
+        library.start()  # one process has one native log: it must stay naiad's
         model_params = llama.llama_model_default_params()
         model_params.n_gpu_layers = 0
         self.model: Any = llama.llama_model_load_from_file(str(path).encode(), model_params)
