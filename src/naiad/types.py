@@ -130,8 +130,7 @@ class Started:
     n_prompt: int
 
 
-@dataclass(frozen=True, slots=True)
-class TextDelta:
+class TextDelta(msgspec.Struct, frozen=True):  # a struct, since one is made for every token
     """New text, valid Unicode, never empty. One delta may carry several tokens."""
 
     text: str

@@ -10,6 +10,8 @@ import enum
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from naiad.errors import NaiadError
 from naiad.types import FinishReason, ModelInfo, SamplingParams
 
@@ -46,8 +48,7 @@ class Job:
     namespace: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenBatch:
+class TokenBatch(msgspec.Struct, frozen=True):  # a struct, since one is made for every token
     """What one step brought for one stream; several steps, in order, for a reader far behind.
 
     finish is set on the last batch only, and then `error` too when finish is ERROR.

@@ -87,6 +87,7 @@ class Context:
         self._resources.callback(lib.llama_free, self.handle)
         self.memory = Memory(self)
         self._n_vocab = model.vocab.n_tokens
+        self._rows: dict[int, npt.NDArray[np.float32]] = {}  # by address: they stay where they are
 
     def _native_params(self, params: ContextParams) -> Any:
         native = lib.llama_context_default_params()
@@ -128,7 +129,11 @@ class Context:
         Valid until the next decode. The token must have been added with logits=True.
         """
         row = lib.llama_get_logits_ith(self.handle, index)
-        return np.ctypeslib.as_array(row, shape=(self._n_vocab,))
+        address = ctypes.addressof(row.contents)
+        view = self._rows.get(address)  # making a view takes longer than reading the maximum
+        if view is None:
+            view = self._rows[address] = np.ctypeslib.as_array(row, shape=(self._n_vocab,))
+        return view
 
     def close(self) -> None:
         """Free the pool. Safe to call twice."""
