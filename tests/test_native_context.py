@@ -206,19 +206,42 @@ def test_loading_replaces_what_was_there(context: Context) -> None:
     assert decode(context, 1, tokens[70:], 70) == after(tokens)
 
 
-def test_no_room_for_a_state_is_no_alarm(
-    context: Context, caplog: pytest.LogCaptureFixture
+class Heard:
+    """Stands in for the module's logger: (level, line) of everything that is logged."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, str]] = []
+
+    def log(self, level: int, message: str, line: str) -> None:
+        self.lines.append((level, message % line))
+
+
+@pytest.mark.parametrize("expected", [True, False])
+def test_lines_held_back_are_as_loud_as_their_outcome(
+    monkeypatch: pytest.MonkeyPatch, expected: bool
 ) -> None:
+    heard = Heard()
+    monkeypatch.setattr(library, "logger", heard)
+    relay = library.start()
+    relay.hold()
+    relay._take(logging.ERROR, "failed to find 250 cells")
+    assert heard.lines == []
+    relay.release(as_debug=expected)
+    level = logging.DEBUG if expected else logging.ERROR
+    assert heard.lines == [(level, "failed to find 250 cells")]
+
+
+def test_no_room_for_a_state_is_no_alarm(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = context.memory
     decode(context, 0, random_tokens(8, 250))
     state = memory.save(0)
     assert state is not None
     decode(context, 1, random_tokens(9, 200))
-    with caplog.at_level(logging.DEBUG, "naiad.native"):
-        assert not memory.load(2, state)
+    heard = Heard()
+    monkeypatch.setattr(library, "logger", heard)
+    assert not memory.load(2, state)
     assert memory.pos_max(2) == -1
-    assert caplog.records
-    assert {r.levelno for r in caplog.records} == {logging.DEBUG}
+    assert all(level == logging.DEBUG for level, _ in heard.lines)
     memory.remove(1)
     assert memory.load(2, state)
 
