@@ -15,6 +15,27 @@ from naiad.testing.exact_models import exact_model
 _BUILT = Path(tempfile.gettempdir()) / f"naiad-exact-models-{os.getuid()}"
 
 
+#: Real processes, sockets, or many random cases: left out of the quick run by `-m "not soak"`.
+_SLOW = {
+    "test_cli_serve.py",
+    "test_client_contract.py",
+    "test_client_faults.py",
+    "test_dialect_fuzz.py",
+    "test_engine_machine.py",
+    "test_exact_models.py",
+    "test_http_serve.py",
+    "test_http_socket.py",
+    "test_renderer.py",
+    "test_scripted.py",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in _SLOW:
+            item.add_marker(pytest.mark.soak)
+
+
 def _installed(name: str) -> Path:
     try:
         return find(name, models_dir())
