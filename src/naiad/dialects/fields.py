@@ -94,9 +94,9 @@ def _shown(value: Any) -> str:
         return "a very large integer"
     if not isinstance(value, int | float | str) or isinstance(value, bool):
         return _kind(value)
-    if isinstance(value, str) and len(value) > _SHOWN_CHARS:
-        return "a long string"
-    return ascii(value)
+    shown = ascii(value)  # an emoji takes ten characters, so what is shown is what is measured
+    is_long = isinstance(value, str) and len(shown) > _SHOWN_CHARS + 2
+    return "a long string" if is_long else shown
 
 
 def _kind(value: Any) -> str:
