@@ -14,15 +14,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: help setup serve test lint bench clean engine starter dev models
+.PHONY: help setup serve test lint bench clean engine starter tuned dev models
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
 
-setup: starter
+setup: tuned
 	@echo "Ready: $(BIN)/naiad serve"
 
-serve: starter
+serve: tuned
 	@exec $(BIN)/naiad serve $(ARGS)
 
 test: dev models
@@ -33,7 +33,7 @@ lint: dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: starter
+bench: tuned
 	@exec $(BIN)/python benchmarks/run.py $(ARGS)
 
 clean:
@@ -74,6 +74,11 @@ $(STAMP)-dev: $(STAMP)-installed
 
 starter: engine $(STAMP)-installed
 	@$(BIN)/naiad pull starter
+
+# Half a minute, once for each build; a help, so set-up goes on without it.
+tuned: starter
+	@$(BIN)/naiad tune --quick --if-needed --quiet || \
+	  echo "The settings could not be measured, so rules of thumb decide; later: $(BIN)/naiad tune" >&2
 
 dev: starter $(STAMP)-dev
 

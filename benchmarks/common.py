@@ -21,7 +21,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,6 +35,8 @@ HERE = Path(__file__).parent
 HOST = "127.0.0.1"
 READY_WITHIN_S = 180.0
 REQUEST_TIMEOUT_S = 300.0
+#: Where naiad keeps prompts on disk.
+DISK_CACHE = "NAIAD_DISK_CACHE_DIR"
 T = TypeVar("T")
 
 
@@ -82,8 +84,9 @@ class Server:
     started_in_s: float
     health: Mapping[str, Any]
 
-    def client(self, dialect: str = "openai") -> Client:
-        return Client(parse_target(self.url, dialect=dialect, timeout_s=REQUEST_TIMEOUT_S))
+    def client(self, dialect: str = "openai", model: str = "default") -> Client:
+        target = parse_target(self.url, dialect=dialect, model=model, timeout_s=REQUEST_TIMEOUT_S)
+        return Client(target)
 
 
 def free_port() -> int:
@@ -112,31 +115,38 @@ def starter() -> str:
 
 
 @contextmanager
-def serve(*args: str, env: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """Run `naiad serve ARGS` on a free port of this machine; it ends with the block."""
-    port = free_port()
+def serve(
+    *args: str, env: Mapping[str, str] | None = None, port: int | None = None
+) -> Iterator[Server]:
+    """Run `naiad serve ARGS` on a port of this machine, any free one by default.
+
+    It ends with the block. Its disk cache is a folder that ends too, unless `env` names one.
+    """
+    port = port or free_port()
     command = [naiad(), "serve", *args, "--host", HOST, "--port", str(port)]
-    with running(command, f"http://{HOST}:{port}", env=env) as server:
-        yield server
+    with tempfile.TemporaryDirectory(prefix="naiad-bench-") as folder:
+        own = {DISK_CACHE: folder, **(env or {})}
+        with running(command, f"http://{HOST}:{port}", env=own) as server:
+            yield server
 
 
 @contextmanager
 def running(
-    command: Sequence[str], url: str, env: Mapping[str, str] | None = None
+    command: Sequence[str], url: str, env: Mapping[str, str] | None = None, health: str = "/health"
 ) -> Iterator[Server]:
-    """Run any server that answers GET /health with 200 once it is ready."""
+    """Run any server that answers GET `health` with 200 and JSON once it is ready."""
     with tempfile.TemporaryFile() as log:
         started = time.perf_counter()
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
         )
         try:
-            health = _wait_ready(process, url)
-            if health is None:
+            answer = _wait_ready(process, url + health)
+            if answer is None:
                 log.seek(0)
                 tail = log.read().decode("utf-8", "replace")[-2000:]
                 raise SystemExit(f"{' '.join(command)} did not become ready:\n{tail}")
-            yield Server(url, process.pid, time.perf_counter() - started, health)
+            yield Server(url, process.pid, time.perf_counter() - started, answer)
         finally:
             _stop(process)
 
@@ -145,7 +155,7 @@ def _wait_ready(process: subprocess.Popen[bytes], url: str) -> dict[str, Any] | 
     deadline = time.monotonic() + READY_WITHIN_S
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=5) as answer:
                 return dict(json.load(answer))
         except (OSError, urllib.error.URLError):
             time.sleep(0.01)
@@ -211,14 +221,30 @@ def options(description: str | None) -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     made = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     made.add_argument("--json", type=Path, help="also write the figures to this file")
+    made.add_argument(
+        "--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing"
+    )
     return made
 
 
-def conclude(figures: Sequence[Figure], json_path: Path | None, *remarks: str) -> int:
-    """Print the figures; 1 when one falls short of its bar."""
+def parse(parser: argparse.ArgumentParser, **quick: Any) -> argparse.Namespace:
+    """Read the command line. With --quick, `quick` takes the place of the options' defaults."""
+    if parser.parse_known_args()[0].quick:
+        parser.set_defaults(**quick)
+    return parser.parse_args()
+
+
+def conclude(figures: Sequence[Figure], args: argparse.Namespace, *remarks: str) -> int:
+    """Print the figures, and write them where --json says; 1 when one falls short of its bar.
+
+    With --quick nothing can fall short, since nothing was measured.
+    """
+    if args.quick:
+        figures = [replace(figure, bar=None, aim=None) for figure in figures]
+        remarks = (*remarks, "tiny sizes: these figures mean nothing")
     for line in (*figures, *remarks):
         print(line, flush=True)
-    if json_path is not None:
+    if args.json is not None:
         rows = [asdict(figure) | {"verdict": figure.verdict} for figure in figures]
-        json_path.write_text(json.dumps({"figures": rows, "remarks": remarks}, indent=2) + "\n")
+        args.json.write_text(json.dumps({"figures": rows, "remarks": remarks}, indent=2) + "\n")
     return int(any(figure.reaches(figure.bar) is False for figure in figures))

@@ -5,7 +5,12 @@
 For each batch size B, B prompts are prefilled, packed into as few calls as fit, and then B greedy
 tokens are decoded at a time. `tok_s` counts generated tokens over the whole time, prefill included;
 `decode_tok_s` counts the decoding alone. Prefill is timed for one sequence, best of the repeats in
-`best_ms`. `load_ms` is model load and context creation. Prints one JSON object.
+`best_ms`. `load_ms` is model load and context creation.
+
+With --shared STREAMS PREFIX OWN TOKENS, the streams have a prefix in common: it is computed once
+and its cells are shared with each stream (llama_memory_seq_cp), which then computes OWN tokens of
+its own and decodes TOKENS. `cold` includes the prefix, `warm` finds it there. Needs room for one
+sequence more than there are streams. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -109,6 +114,11 @@ class Engine:
     def clear(self) -> None:
         llama.llama_memory_clear(self.memory, True)
 
+    def share(self, source: int, target: int) -> None:
+        """Let one sequence consist of another's cells, whatever it held before."""
+        llama.llama_memory_seq_rm(self.memory, target, -1, -1)
+        llama.llama_memory_seq_cp(self.memory, source, target, -1, -1)
+
     def decode(self, n: int) -> None:
         self.batch.native.n_tokens = n
         code = llama.llama_decode(self.context, self.batch.native)
@@ -122,21 +132,29 @@ class Engine:
         return int(np.argmax(np.ctypeslib.as_array(row, shape=(self.n_vocab,))))
 
 
+def prefill(engine: Engine, prompt: NDArray[np.int32], sequence: int) -> None:
+    """Compute one prompt in an empty sequence."""
+    for at in range(0, len(prompt), N_BATCH):
+        part = prompt[at : at + N_BATCH]
+        engine.batch.put(0, part, at, sequence)
+        engine.decode(len(part))
+    engine.best(len(part) - 1)
+
+
 def time_prefill(engine: Engine, n: int) -> float:
     """Seconds to compute one prompt of n tokens in an empty context."""
     prompt = engine.prompt(n)
     engine.clear()
     started = time.perf_counter()
-    for at in range(0, n, N_BATCH):
-        part = prompt[at : at + N_BATCH]
-        engine.batch.put(0, part, at, 0)
-        engine.decode(len(part))
-    engine.best(len(part) - 1)
+    prefill(engine, prompt, 0)
     return time.perf_counter() - started
 
 
-def prefill_all(engine: Engine, n_streams: int, n_prompt: int) -> list[int]:
-    """Compute every stream's prompt, packed; returns each stream's first token."""
+def prefill_all(engine: Engine, n_streams: int, n_prompt: int, start: int = 0) -> list[int]:
+    """Compute every stream's prompt, packed; returns each stream's first token.
+
+    start: how many tokens each sequence holds already.
+    """
     first: list[int] = []
     fill = 0
     ends: list[int] = []
@@ -150,11 +168,20 @@ def prefill_all(engine: Engine, n_streams: int, n_prompt: int) -> list[int]:
         if fill + n_prompt > N_BATCH:
             flush()
             fill = 0
-        engine.batch.put(fill, engine.prompt(n_prompt), 0, sequence)
+        engine.batch.put(fill, engine.prompt(n_prompt), start, sequence)
         fill += n_prompt
         ends.append(fill - 1)
     flush()
     return first
+
+
+def decode_all(engine: Engine, tokens: list[int], start: int, n_tokens: int) -> None:
+    """Let every stream, whose next token this is, reach n_tokens tokens of answer."""
+    for step in range(n_tokens - 1):
+        for sequence, token in enumerate(tokens):
+            engine.batch.put(sequence, np.array([token]), start + step, sequence)
+        engine.decode(len(tokens))
+        tokens = [engine.best(sequence) for sequence in range(len(tokens))]
 
 
 def time_streams(engine: Engine, n_streams: int, n_prompt: int, n_tokens: int) -> dict[str, float]:
@@ -163,16 +190,42 @@ def time_streams(engine: Engine, n_streams: int, n_prompt: int, n_tokens: int) -
     started = time.perf_counter()
     tokens = prefill_all(engine, n_streams, n_prompt)
     prefilled = time.perf_counter()
-    for step in range(n_tokens - 1):
-        for sequence, token in enumerate(tokens):
-            engine.batch.put(sequence, np.array([token]), n_prompt + step, sequence)
-        engine.decode(n_streams)
-        tokens = [engine.best(sequence) for sequence in range(n_streams)]
+    decode_all(engine, tokens, n_prompt, n_tokens)
     ended = time.perf_counter()
     return {
         "tok_s": n_streams * n_tokens / (ended - started),
         "decode_tok_s": n_streams * (n_tokens - 1) / (ended - prefilled),
         "prefill_ms": 1000 * (prefilled - started),
+    }
+
+
+def time_sharers(
+    engine: Engine, n_streams: int, n_prefix: int, n_own: int, n_tokens: int, *, is_cold: bool
+) -> dict[str, float]:
+    """Run n streams that share a prefix, all at once; warm, the prefix is there from a cold run."""
+    keeper = n_streams
+    prefix = engine.prompt(n_prefix)
+    started = time.perf_counter()
+    if is_cold:
+        engine.clear()
+        prefill(engine, prefix, keeper)
+    for sequence in range(n_streams):
+        engine.share(keeper, sequence)
+    tokens = prefill_all(engine, n_streams, n_own, start=n_prefix)
+    first = time.perf_counter()
+    decode_all(engine, tokens, n_prefix + n_own, n_tokens)
+    return {"total_s": time.perf_counter() - started, "ttft_ms": 1000 * (first - started)}
+
+
+def best_shared(engine: Engine, sizes: list[int], repeat: int) -> dict[str, dict[str, float]]:
+    """Each figure's best over the repeats, cold and warm."""
+    rows: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
+    for _ in range(repeat):
+        for phase, got in rows.items():
+            got.append(time_sharers(engine, *sizes, is_cold=phase == "cold"))
+    return {
+        phase: {name: round(min(row[name] for row in got), 3) for name in got[0]}
+        for phase, got in rows.items()
     }
 
 
@@ -186,7 +239,7 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
     """Everything that was asked for, after one warm-up."""
     engine = Engine(args)
     time_prefill(engine, 16)
-    prefill = {n: [time_prefill(engine, n) for _ in range(args.repeat)] for n in args.prefill}
+    prefills = {n: [time_prefill(engine, n) for _ in range(args.repeat)] for n in args.prefill}
     return {
         "load_ms": round(1000 * engine.load_s, 1),
         "prefill": {
@@ -195,12 +248,13 @@ def report(args: argparse.Namespace) -> dict[str, Any]:
                 "best_ms": round(1000 * min(times), 2),
                 "tok_s": round(n / statistics.median(times), 1),
             }
-            for n, times in prefill.items()
+            for n, times in prefills.items()
         },
         "decode": {
             n: median_of(partial(time_streams, engine, n, args.prompt, args.tokens), args.repeat)
             for n in args.batch
         },
+        "shared": best_shared(engine, args.shared, args.repeat) if args.shared else {},
     }
 
 
@@ -221,6 +275,7 @@ def parser() -> argparse.ArgumentParser:
     add("--prompt", type=int, default=121, help="tokens of each stream's prompt")
     add("--tokens", type=int, default=128, help="tokens of each stream's answer")
     add("--prefill", type=int, nargs="*", default=[128, 512], help="prompt lengths to time alone")
+    add("--shared", type=int, nargs=4, metavar=("STREAMS", "PREFIX", "OWN", "TOKENS"))
     add("--repeat", type=int, default=3)
     add("--seed", type=int, default=1)
     return made

@@ -14,7 +14,7 @@ import sys
 import time
 
 import psutil
-from common import Figure, Server, conclude, options, run, serve
+from common import Figure, Server, conclude, options, parse, run, serve
 
 from naiad.bench.client import Stream
 from naiad.bench.figures import percentile
@@ -83,7 +83,7 @@ def main() -> int:
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--rate", type=float, default=20.0, help="tokens per second of a stream")
     parser.add_argument("--seconds", type=float, default=8.0, help="length of each stream")
-    args = parser.parse_args()
+    args = parse(parser, streams=20, seconds=0.5)
     n_tokens = max(2, round(args.rate * args.seconds))
     flags = ["--engine", "scripted", "--parallel", str(args.streams)]
     with serve(*flags, env={"NAIAD_SCRIPTED_RATE": str(args.rate)}) as server:
@@ -94,7 +94,7 @@ def main() -> int:
         Figure("tokens per event", got["tokens_per_event"]),
         Figure("front's share of one processor", got["share"]),
     ]
-    return conclude(figures, args.json)
+    return conclude(figures, args)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import random
 import statistics
 import sys
 
-from common import Figure, Server, conclude, options, run, serve, starter, ttft_ms
+from common import Figure, Server, conclude, options, parse, run, serve, starter, ttft_ms
 
 from naiad.bench.client import Client
 from naiad.bench.prompts import question, story_prompt
@@ -72,10 +72,10 @@ def measure(server: Server, repeat: int) -> list[Figure]:
 def main() -> int:
     parser = options(__doc__)
     parser.add_argument("--repeat", type=int, default=5)
-    args = parser.parse_args()
+    args = parse(parser, repeat=1)
     with serve(starter(), "--parallel", "1") as server:
         figures = measure(server, args.repeat)
-    return conclude(figures, args.json)
+    return conclude(figures, args)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import sys
 
-from common import Figure, bare, conclude, options, serve, starter
+from common import Figure, bare, conclude, options, parse, serve, starter
 
 
 def main() -> int:
     parser = options(__doc__)
     parser.add_argument("--repeat", type=int, default=3)
-    args = parser.parse_args()
+    args = parse(parser, repeat=1)
     model = starter()
     starts, loads = [], []
     for _ in range(args.repeat):
@@ -30,7 +30,7 @@ def main() -> int:
         Figure("start to ready", ready, "s"),
         Figure("bare load", load, "s"),
     ]
-    return conclude(figures, args.json)
+    return conclude(figures, args)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import statistics
 import sys
 from dataclasses import dataclass
 
-from common import Figure, Server, conclude, options, run, serve, starter, ttft_ms
+from common import Figure, Server, conclude, options, parse, run, serve, starter, ttft_ms
 
 from naiad.bench.client import Client
 from naiad.bench.prompts import story_prompt
@@ -63,10 +63,10 @@ def main() -> int:
     parser = options(__doc__)
     parser.add_argument("--repeat", type=int, default=7)
     parser.add_argument("--conversations", type=int, default=14)
-    args = parser.parse_args()
+    args = parse(parser, repeat=1, conversations=1)
     with serve(starter(), "--parallel", "16", "--ctx", "4096") as server:
         figures = compare(server, args.repeat, args.conversations)
-    return conclude(figures, args.json)
+    return conclude(figures, args)
 
 
 if __name__ == "__main__":

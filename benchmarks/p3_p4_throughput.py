@@ -10,9 +10,21 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from common import Figure, Server, bare, conclude, must_be_right, options, run, serve, starter
+from common import (
+    Figure,
+    Server,
+    bare,
+    conclude,
+    must_be_right,
+    options,
+    parse,
+    run,
+    serve,
+    starter,
+)
 
-from naiad.bench.scenarios import Sizes, concurrent
+from naiad.bench.load import Sizes
+from naiad.bench.scenarios import concurrent
 
 STREAMS = (1, 16)
 
@@ -48,7 +60,7 @@ def main() -> int:
     parser.add_argument("--prompt-tokens", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+    args = parse(parser, prompt_tokens=20, tokens=4, rounds=1)
     model = starter()
     with serve(model, "--parallel", "16") as server:
         prompt = prompt_length(server, args.prompt_tokens)
@@ -64,7 +76,7 @@ def main() -> int:
     ]
     figures += [Figure(f"{n} streams", best[n], "tok/s") for n in STREAMS]
     figures += [Figure(f"{n} streams, bare", ceiling[n], "tok/s") for n in STREAMS]
-    return conclude(figures, args.json, f"settings: {engine}")
+    return conclude(figures, args, f"settings: {engine}")
 
 
 if __name__ == "__main__":

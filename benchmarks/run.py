@@ -2,6 +2,7 @@
 
     python benchmarks/run.py            # all
     python benchmarks/run.py p13 p15    # those whose names begin so
+    python benchmarks/run.py --quick    # tiny sizes: shows that all run, measures nothing
 
 Each runs in a process of its own, so that one's failure hides no other. Run it on a machine that
 does nothing else.
@@ -30,11 +31,11 @@ def scripts(prefixes: list[str]) -> list[Path]:
     return [path for path in found if not prefixes or path.stem.startswith(tuple(prefixes))]
 
 
-def run_one(script: Path) -> dict[str, Any]:
+def run_one(script: Path, *flags: str) -> dict[str, Any]:
     """Run a benchmark; what it wrote, or what went wrong as a remark."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "figures.json"
-        command = [sys.executable, str(script), "--json", str(out)]
+        command = [sys.executable, str(script), "--json", str(out), *flags]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, check=False, timeout=LIMIT_S
@@ -65,7 +66,9 @@ def add_rows(table: Table, script: Path, got: dict[str, Any]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run the benchmarks and print one table.")
     parser.add_argument("names", nargs="*", help="prefixes of benchmark names, such as p3")
-    chosen = scripts(parser.parse_args().names)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, for a trial")
+    args = parser.parse_args()
+    chosen = scripts(args.names)
     if not chosen:
         raise SystemExit(f"no such benchmark; there are {', '.join(p.stem for p in scripts([]))}")
     console = Console()
@@ -73,7 +76,7 @@ def main() -> int:
     remarks, good = [], True
     for script in chosen:
         console.print(f"{script.stem} ...", style="dim")
-        got = run_one(script)
+        got = run_one(script, *(["--quick"] if args.quick else []))
         good &= add_rows(table, script, got)
         failed = [f"failed: {got['failed']}"] if "failed" in got else []
         remarks += [f"{script.stem}: {r}" for r in (*got.get("remarks", ()), *failed)]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from naiad.engine.disk_folder import DIR_ENV
 from naiad.errors import ModelFileError
 from naiad.models.catalogue import find, models_dir
 from naiad.testing.exact_models import exact_model
 
 _BUILT = Path(tempfile.gettempdir()) / f"naiad-exact-models-{os.getuid()}"
-
+_test_numbers = itertools.count()
 
 #: Real processes, sockets, or many random cases: left out of the quick run by `-m "not soak"`.
 _SLOW = {
@@ -34,6 +38,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name in _SLOW:
             item.add_marker(pytest.mark.soak)
+
+
+@pytest.fixture(scope="session")
+def _disk_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("disk-caches")
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _disk_cache_of_the_module(_disk_caches: Path, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Servers that a whole module shares have a disk cache of their own, not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(DIR_ENV, str(_disk_caches / request.module.__name__))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _disk_cache_of_the_test(
+    _disk_caches: Path, _disk_cache_of_the_module: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No test finds what another one computed."""
+    monkeypatch.setenv(DIR_ENV, str(_disk_caches / f"test-{next(_test_numbers)}"))
 
 
 def _installed(name: str) -> Path:

@@ -17,6 +17,7 @@ from naiad.types import (
     FinishReason,
     GenerateRequest,
     ModelInfo,
+    Progress,
     Started,
     TextDelta,
     Usage,
@@ -78,6 +79,7 @@ class FakeBackend:
     is_found: bool = True
     is_protected: bool = False
     counters: Mapping[str, Any] = field(default_factory=dict)
+    told: Progress | None = None
 
     @property
     def model(self) -> ModelInfo:
@@ -98,6 +100,9 @@ class FakeBackend:
     def partial_text(self, caller: Caller, handle: str | None) -> str:
         self.asked.append((caller, handle))
         return "so far"
+
+    def progress(self, caller: Caller, handle: str | None) -> Progress | None:
+        return self.told
 
     def perf(self) -> Mapping[str, Any]:
         return self.counters

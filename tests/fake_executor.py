@@ -38,6 +38,7 @@ class FakeMemory:
     def __init__(self, n_cells: int) -> None:
         self.n_cells = n_cells
         self.sequences: dict[int, dict[int, list[int]]] = {}
+        self.unapplied: set[int] = set()
 
     def _cells(self, seq: int) -> dict[int, list[int]]:
         return self.sequences.setdefault(seq, {})
@@ -63,10 +64,19 @@ class FakeMemory:
         assert not wanted.keys() & self._cells(target).keys(), "shared onto positions in use"
         self._cells(target).update(wanted)
 
+    def shift(self, seq: int, start: int, end: int, delta: int) -> None:
+        """Positions move at once, contents with the next decode, as in the real engine."""
+        cells = self._cells(seq)
+        moved = {p: cells.pop(p) for p in [p for p in cells if start <= p < end]}
+        for position, cell in moved.items():
+            cells[position + delta] = cell
+            self.unapplied.add(id(cell))
+
     def save(self, seq: int) -> State | None:
         cells = self._cells(seq)
         if not cells:
             return None
+        assert not self.unapplied & {id(c) for c in cells.values()}, "saved before the shift"
         flat = [x for pos in sorted(cells) for x in (pos, cells[pos][0])]
         return np.array(flat, np.int32).view(np.uint8)
 
@@ -132,6 +142,10 @@ class SlidingMemory(FakeMemory):
         super().append(seq, pos, token)
         self.sliding.append(seq, pos, token)
 
+    def shift(self, seq: int, start: int, end: int, delta: int) -> None:
+        super().shift(seq, start, end, delta)
+        self.sliding.shift(seq, start, end, delta)
+
     def save(self, seq: int) -> State | None:
         full = super().save(seq)
         if full is None:
@@ -180,9 +194,10 @@ class FakeExecutor:
         self.interrupted = False
         self.is_closed = False
         self.force_nan = False
+        self.n_threads = 1
         self.fatal = False
         self.during: Callable[[], None] = lambda: None
-        self._rows: list[npt.NDArray[np.float32]] = []
+        self._rows: list[list[npt.NDArray[np.float32]]] = []
 
     def decode(self, runs: list[Run]) -> DecodeOutcome:
         n_new = sum(len(run.tokens) for run in runs)
@@ -192,35 +207,37 @@ class FakeExecutor:
             return DecodeOutcome.NO_ROOM
         self.decoded.append(runs)
         self.during()
+        self.memory.unapplied.clear()
         half = runs if not self.interrupted else runs[: len(runs) // 2]
         for run in half:
             self._append(run)
         if self.interrupted:
             return DecodeOutcome.ABORTED
-        self._rows = [self._row(run) for run in runs]
+        self._rows = [[self._row(run, back) for back in range(run.n_logits)] for run in runs]
         return DecodeOutcome.DONE
 
     def _append(self, run: Run) -> None:
         for offset, token in enumerate(run.tokens):
             self.memory.append(run.slot, run.start + offset, token)
 
-    def _row(self, run: Run) -> npt.NDArray[np.float32]:
+    def _row(self, run: Run, back: int) -> npt.NDArray[np.float32]:
         row = np.zeros(N_VOCAB, np.float32)
-        if not run.wants_logits:
-            return row
         cells = self.memory.sequences[run.slot]
         last = max(cells)
         assert sorted(cells) == list(range(last + 1)), "a hole in the sequence"
         if isinstance(self.memory, SlidingMemory):
             seen = set(range(max(0, last - self.memory.window + 1), last + 1))
             assert seen <= self.memory.sliding.sequences[run.slot].keys(), "the window has a hole"
-        row[successor(cells[last - self.back][0])] = 30
+        row[successor(cells[last - back - self.back][0])] = 30
         if self.force_nan:
             row[:] = np.nan
         return row
 
-    def logits(self, run: int) -> npt.NDArray[np.float32]:
-        return self._rows[run]
+    def logits(self, run: int, back: int = 0) -> npt.NDArray[np.float32]:
+        return self._rows[run][back]
+
+    def set_threads(self, n_threads: int) -> None:
+        self.n_threads = n_threads
 
     def interrupt(self) -> None:
         self.interrupted = True

@@ -23,6 +23,7 @@ from naiad.types import (
     FinishReason,
     GenerateRequest,
     ModelInfo,
+    Progress,
     Started,
     TextDelta,
     TextPrompt,
@@ -44,7 +45,12 @@ class FakeStream:
         self._tokens: list[int] = []
         self._data = b""
         self._end: tuple[FinishReason | None, NaiadError | None] = (None, None)
+        self._progress: Progress | None = None
         self._news = asyncio.Event()
+
+    def report(self, progress: Progress) -> None:
+        self._progress = progress
+        self._news.set()
 
     def put(self, text: str | bytes, n_tokens: int = 1) -> None:
         self._data += text.encode() if isinstance(text, str) else text
@@ -61,6 +67,9 @@ class FakeStream:
     async def get(self) -> TokenBatch:
         await self._news.wait()
         self._news.clear()
+        progress, self._progress = self._progress, None
+        if progress is not None and not self._tokens and not self.is_ended:
+            return TokenBatch((), b"", progress=progress)
         batch = TokenBatch(tuple(self._tokens), self._data, 1, *self._end)
         self._tokens, self._data = [], b""
         return batch
@@ -187,6 +196,9 @@ class FakeFormatter:
     def open(self, started: Started) -> bytes:
         return b"open %d\n" % started.n_prompt
 
+    def progress(self, progress: Progress) -> bytes:
+        return b"progress %s %d\n" % (str(progress.position).encode(), progress.n_done)
+
     def delta(self, delta: TextDelta) -> bytes:
         if delta.text == "boom":
             raise RuntimeError("a defect in the formatter")
@@ -211,8 +223,10 @@ def parse(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
         stream=body.get("stream", False),
         handle=body.get("handle"),
         model=body.get("model"),
+        priority=body.get("priority", 0),
+        wants_progress=body.get("wants_progress", False),
     )
-    known = {"prompt", "stream", "handle", "model"}
+    known = {"prompt", "stream", "handle", "model", "priority", "wants_progress"}
     return Parsed(made, FakeFormatter(), tuple(sorted(set(body) - known)))
 
 

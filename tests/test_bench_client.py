@@ -16,8 +16,8 @@ from naiad.bench import scenarios
 from naiad.bench.client import Client, parse_target
 from naiad.bench.exchange import Exchange
 from naiad.bench.figures import Summary
+from naiad.bench.load import Sizes
 from naiad.bench.results import Outcome
-from naiad.bench.scenarios import Sizes
 from naiad.bench.wire import Ask
 
 Body = dict[str, Any]

@@ -11,12 +11,13 @@ from threading import Thread
 import pytest
 from click.testing import CliRunner, Result
 
-from naiad.bench import scenarios
+from naiad.bench import plot, scenarios
 from naiad.bench.client import parse_target
 from naiad.bench.command import bench
-from naiad.bench.figures import summarize
+from naiad.bench.figures import Summary, summarize
 from naiad.bench.report import as_json, notes, table
 from naiad.bench.results import StreamResult
+from naiad.errors import ConfigError
 
 
 class Kobold(BaseHTTPRequestHandler):
@@ -86,6 +87,8 @@ def test_a_failed_stream_fails_the_run() -> None:
         (["--concurrency", "1,x"], "numbers with commas between"),
         (["--concurrency", "0"], "from 1 to 4096"),
         (["--streams", "0"], "1<=x<=10000"),
+        (["--priorities", "0,2000"], "from -1000 to 1000"),
+        (["restart"], "the restart scenario needs --restart-command"),
         (["everything"], "is not one of"),
     ],
 )
@@ -113,6 +116,63 @@ def test_ctrl_c_shows_what_there_is(url: str, monkeypatch: pytest.MonkeyPatch) -
     got = invoke("all", "--url", url, "--dialect", "kobold", "--streams", "2", "--json", "-")
     assert got.exit_code not in (0, 2)
     assert [line["name"] for line in json.loads(got.stdout)["results"]] == ["consecutive"]
+
+
+def test_all_includes_a_restart_when_it_is_told_how(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    def note(name: str) -> scenarios.Scenario:
+        async def scenario(*_args: object) -> list[Summary]:
+            ran.append(name)
+            return []
+
+        return scenario
+
+    for name in scenarios.SCENARIOS:
+        monkeypatch.setitem(scenarios.SCENARIOS, name, note(name))
+    assert invoke("all", "--url", url).exit_code == 0
+    without = list(ran)
+    assert invoke("all", "--url", url, "--restart-command", "true").exit_code == 0
+    assert set(scenarios.SCENARIOS) - set(without) == {"sweep", "restart"}
+    assert ran == [*without, *without, "restart"]
+
+
+def test_a_restart_is_run_and_reported(url: str) -> None:
+    got = invoke(
+        *("restart", "--url", url, "--dialect", "kobold", "--restart-command", "true"),
+        *("--conversations", "2", "--turns", "1", "--system-tokens", "5"),
+    )
+    assert got.exit_code == 0, got.output
+    assert "after the restart" in got.stdout
+
+
+def test_a_failed_restart_shows_what_there_is_and_why(url: str) -> None:
+    got = invoke(
+        *("all", "--url", url, "--dialect", "kobold", "--restart-command", "exit 3"),
+        *("--streams", "1", "--concurrency", "1", "--sharers", "1", "--running", "1"),
+        *("--conversations", "1", "--turns", "1", "--histories", "1", "--per-priority", "1"),
+    )
+    assert isinstance(got.exception, ConfigError)
+    assert "consecutive" in got.stdout
+
+
+def test_a_report_can_be_drawn(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[str]] = []
+
+    def note(series: plot.Series, folder: Path) -> list[Path]:
+        drawn.extend([line.name for line in lines] for lines in series.values())
+        return [folder / "throughput.png"]
+
+    monkeypatch.setattr(plot, "draw", note)
+    got = invoke(
+        *("sweep", "--url", url, "--dialect", "kobold", "--sweep", "1,2"),
+        *("--plot", str(tmp_path)),
+    )
+    assert got.exit_code == 0, got.output
+    assert drawn == [["sweep 1", "sweep 2"]]
+    assert "throughput.png" in got.stderr
 
 
 def test_notes_tell_what_the_table_cannot() -> None:

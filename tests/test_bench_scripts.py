@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -73,11 +74,42 @@ def test_falling_short_fails_the_script_and_is_written_down(tmp_path: Path) -> N
     common = script("common")
     out = tmp_path / "figures.json"
     good, bad = (common.Figure("x", value, "", 5, 2) for value in (1, 6))
-    assert common.conclude([good], None) == 0
-    assert common.conclude([good, bad], out, "a remark") == 1
+    assert common.conclude([good], Namespace(json=None, quick=False)) == 0
+    assert common.conclude([good, bad], Namespace(json=out, quick=False), "a remark") == 1
     written = json.loads(out.read_text())
     assert [row["verdict"] for row in written["figures"]] == ["aim", "FALLS SHORT"]
     assert written["remarks"] == ["a remark"]
+
+
+def test_a_quick_run_judges_nothing(tmp_path: Path) -> None:
+    common = script("common")
+    out = tmp_path / "figures.json"
+    bad = common.Figure("x", 6, "", 5, 2)
+    assert common.conclude([bad], Namespace(json=out, quick=True)) == 0
+    written = json.loads(out.read_text())
+    assert [row["verdict"] for row in written["figures"]] == [""]
+    assert written["remarks"] == ["tiny sizes: these figures mean nothing"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "rounds"), [([], 5), (["--quick"], 1), (["--quick", "--rounds", "3"], 3)]
+)
+def test_quick_changes_defaults_and_nothing_that_is_typed(
+    typed: list[str], rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = script("common")
+    parser = common.options("Measure. More.")
+    parser.add_argument("--rounds", type=int, default=5)
+    monkeypatch.setattr(sys, "argv", ["p0", *typed])
+    assert common.parse(parser, rounds=1).rounds == rounds
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("p[0-9]*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_has_a_quick_way_through(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert "options(__doc__)" in text
+    assert "parse(" in text
+    assert "conclude(" in text
 
 
 @pytest.mark.parametrize(
@@ -132,7 +164,9 @@ def test_a_merged_event_is_as_late_as_its_first_word() -> None:
 
 def test_benchmarks_are_found_in_the_order_of_their_numbers() -> None:
     scripts = script("run").scripts
-    assert [p.stem.split("_")[0] for p in scripts([])] == ["p1", "p3", "p13", "p14", "p15", "p16"]
+    numbers = [int(p.stem.split("_")[0][1:]) for p in scripts([])]
+    assert numbers == sorted(numbers)
+    assert {1, 3, 5, 6, 8, 10, 11, 13, 14, 15, 16, 17} <= set(numbers)
     assert [p.stem for p in scripts(["p16", "p3_"])] == ["p3_p4_throughput", "p16_idle"]
     assert scripts(["p99"]) == []
 
@@ -154,6 +188,37 @@ def test_the_bare_engine_decodes_each_stream_after_its_own_prompt(tmp_path: Path
     engine.prompt = remember
     first = loop.prefill_all(engine, 4, 700)
     assert first == [int(prompt[-1]) + 1 for prompt in prompts]
+
+
+@pytest.mark.engine
+def test_the_bare_engines_streams_read_the_prefix_they_share(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    loop = script("engine_loop")
+    model = str(exact_model("lookback", tmp_path))
+    args = loop.parser().parse_args([model, "--threads", "1", "--n-ctx", "2048", "--seqs", "4"])
+    engine = loop.Engine(args)
+    prefix = engine.prompt(64).clip(FIRST_CHARACTER, FIRST_CHARACTER + 3000)
+    engine.clear()
+    loop.prefill(engine, prefix, 3)
+    for _ in range(2):
+        for sequence in range(3):
+            engine.share(3, sequence)
+        first = loop.prefill_all(engine, 3, 10, start=64)
+        assert first == [int(prefix[64 + 10 - 41]) + 1] * 3
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("layout", [[], ["--split-kv"]])
+def test_the_bare_engine_times_sharers_cold_and_warm(tmp_path: Path, layout: list[str]) -> None:
+    pytest.importorskip("llama_cpp")
+    command = [sys.executable, str(BENCHMARKS / "engine_loop.py")]
+    command += [str(exact_model("watermark", tmp_path)), "--threads", "1", "--repeat", "1"]
+    command += ["--seqs", "3", "--n-ctx", "768", "--batch", "--prefill", *layout]
+    command += ["--shared", "2", "64", "8", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    shared = json.loads(done.stdout)["shared"]
+    assert set(shared) == {"cold", "warm"}
+    assert shared["cold"]["total_s"] >= shared["cold"]["ttft_ms"] / 1000 > 0
 
 
 @pytest.mark.engine

@@ -44,18 +44,28 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "ctx": ("4096", 4096),
     "gpu_layers": ("12", 12),
     "threads": ("3", 3),
+    "profile": ("throughput", "throughput"),
     "kv_type": ("q8_0", "q8_0"),
     "flash_attention": ("false", False),
     "extra_buffers": ("false", False),
     "prefix_cache": ("false", False),
+    "context_shift": ("false", False),
+    "lane": ("true", True),
+    "gap_target_ms": ("40", 40),
+    "drafts": ("false", False),
     "host_cache_mib": ("0", 0),
+    "disk_cache": ("false", False),
+    "disk_cache_mib": ("64", 64),
+    "disk_cache_dir": ("/srv/cache", "/srv/cache"),
     "api_key": ("secret", "secret"),
+    "admin_key": ("s3cret", "s3cret"),
     "no_auth": ("true", True),
     "allow_host": ("box", ("box",)),
     "allow_origin": ("http://a", ("http://a",)),
     "strict_model": ("true", True),
     "engine": ("scripted", "scripted"),
     "max_queue": ("1", 1),
+    "max_queue_tokens": ("4096", 4096),
     "max_body_bytes": ("2048", 2048),
     "heartbeat_s": ("2.5", 2.5),
     "stalled_s": ("5", 5.0),
@@ -70,7 +80,8 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
 
 def test_the_table_has_every_field_of_the_config() -> None:
     named_twice = {"engine"}  # the nested struct, and the engine's kind within it
-    assert {s.name for s in SETTINGS} | named_twice == FIELDS
+    found_out = {"tuning"}  # by measuring, see naiad.tune
+    assert {s.name for s in SETTINGS} | named_twice | found_out == FIELDS
     assert set(EXAMPLES) == {s.name for s in SETTINGS}
 
 
@@ -207,7 +218,11 @@ def test_q8_0_turns_flash_attention_on() -> None:
 
 @pytest.mark.parametrize(
     "flags",
-    [{"kv_type": "q8_0", "flash_attention": False}, {"api_key": "k", "no_auth": True}],
+    [
+        {"kv_type": "q8_0", "flash_attention": False},
+        {"api_key": "k", "no_auth": True},
+        {"api_key": "k", "admin_key": "k"},
+    ],
 )
 def test_values_that_contradict_each_other_are_refused(flags: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

@@ -15,6 +15,7 @@ from naiad.dialects.kobold.errors import error_body
 from naiad.dialects.kobold.formatter import KoboldFormatter
 from naiad.dialects.kobold.requests import parse_stream, parse_whole
 from naiad.dialects.registry import DIALECTS, for_path
+from naiad.dialects.sampler_order import kobold_order
 from naiad.errors import (
     EngineFailed,
     InvalidRequest,
@@ -70,7 +71,14 @@ def test_documented_defaults() -> None:
     assert request.prompt == TextPrompt("Once")
     assert request.max_tokens == 2048
     assert request.sampling == SamplingParams(
-        temperature=0.7, top_k=100, top_p=0.9, penalty_last_n=320, seed=request.sampling.seed
+        temperature=0.7,
+        top_k=100,
+        top_p=0.9,
+        penalty_last_n=320,
+        dry_last_n=320,
+        xtc_threshold=0.2,
+        order=kobold_order(),
+        seed=request.sampling.seed,
     )
     assert (request.stop, request.handle, request.stream) == ((), None, False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from dialect_cases import MODEL
 from naiad.dialects.kobold.requests import parse_stream, parse_whole
 from naiad.dialects.openai.requests import parse_completion
+from naiad.dialects.sampler_order import kobold_order
 from naiad.types import GenerateRequest, SamplingParams, TextPrompt
 
 PROMPT = TextPrompt("You are Seraphina.\nYou: Hi!\nSeraphina:")
@@ -34,9 +36,14 @@ def test_text_completion_with_koboldcpp_as_source() -> None:
             typical_p=1.0,
             repetition_penalty=1.08,
             penalty_last_n=2048,
+            penalty_slope=0.9,
             presence_penalty=0.0,
             frequency_penalty=0.1,
             logit_bias=((15, -3.5),),
+            adaptive_target=-0.01,
+            dry_last_n=0,
+            dry_breakers=("\n", ":", '"', "*"),
+            order=kobold_order(),
             ignore_eos=False,
             seed=parsed.request.sampling.seed,
         ),
@@ -45,7 +52,7 @@ def test_text_completion_with_koboldcpp_as_source() -> None:
         stream=True,
         model="tiny.Q4_1",
     )
-    assert parsed.ignored == ("logprobs", "rep_pen_slope", "n_probs")
+    assert parsed.ignored == ("logprobs", "n_probs")
 
 
 def test_its_seed_of_minus_one_is_a_new_one_each_time() -> None:
@@ -58,12 +65,9 @@ def test_its_seed_of_minus_one_is_a_new_one_each_time() -> None:
 @pytest.mark.parametrize(
     ("changes", "reported"),
     [
-        ({"dry_multiplier": 0.8}, {"dry_multiplier", "dry_base", "dry_sequence_breakers"}),
-        ({"xtc_probability": 0.5}, {"xtc_probability", "xtc_threshold"}),
-        ({"mirostat_mode": 2}, {"mirostat_mode", "mirostat_tau", "mirostat_eta"}),
         ({"banned_strings": ["shivers"]}, {"banned_strings"}),
         ({"grammar": "root ::= x"}, {"grammar"}),
-        ({"smoothing_factor": 0.3}, {"smoothing_factor", "smoothing_curve"}),
+        ({"guidance_scale": 1.5, "negative_prompt": "dull"}, {"guidance_scale", "negative_prompt"}),
     ],
 )
 def test_samplers_that_are_not_there_are_reported_once_they_are_switched_on(
@@ -71,6 +75,27 @@ def test_samplers_that_are_not_there_are_reported_once_they_are_switched_on(
 ) -> None:
     parsed = parse_completion(body("text-completion", **changes), MODEL)
     assert reported <= set(parsed.ignored)
+
+
+@pytest.mark.parametrize(
+    ("changes", "want"),
+    [
+        ({"dry_multiplier": 0.8}, {"dry_multiplier": 0.8, "dry_base": 1.75, "dry_last_n": 0}),
+        ({"xtc_probability": 0.5}, {"xtc_probability": 0.5, "xtc_threshold": 0.1}),
+        ({"mirostat_mode": 2}, {"mirostat": 2, "mirostat_tau": 5.0, "mirostat_eta": 0.1}),
+        ({"smoothing_factor": 0.3, "smoothing_curve": 2}, {"smoothing_curve": 2.0}),
+        ({"adaptive_target": 0.4}, {"adaptive_target": 0.4, "adaptive_decay": 0.9}),
+        ({"nsigma": 1.5, "top_n_sigma": 1.5}, {"top_n_sigma": 1.5}),
+        ({"custom_token_bans": "5,6"}, {"logit_bias": ((15, -3.5), (5, -inf), (6, -inf))}),
+        ({"sampler_order": [5, 0]}, {"order": kobold_order([5, 0])}),
+    ],
+)
+def test_samplers_that_are_switched_on_are_read_in_full(
+    changes: dict[str, Any], want: dict[str, Any]
+) -> None:
+    parsed = parse_completion(body("text-completion", **changes), MODEL)
+    assert {name: getattr(parsed.request.sampling, name) for name in want} == want
+    assert parsed.ignored == ("logprobs", "n_probs")
 
 
 @pytest.mark.parametrize(("parse", "is_streamed"), [(parse_whole, False), (parse_stream, True)])
@@ -86,6 +111,12 @@ def test_kobold_classic(parse: Any, is_streamed: bool) -> None:
             typical_p=1.0,
             repetition_penalty=1.1,
             penalty_last_n=600,
+            penalty_slope=0.8,
+            tfs=0.95,
+            mirostat=2,
+            dry_last_n=320,
+            xtc_threshold=0.2,
+            order=kobold_order([6, 0, 1, 2, 3, 4, 5]),
             ignore_eos=False,
             seed=7,
         ),
@@ -93,14 +124,7 @@ def test_kobold_classic(parse: Any, is_streamed: bool) -> None:
         stop=("You:", "\nSeraphina "),
         stream=is_streamed,
     )
-    assert parsed.ignored == (
-        "rep_pen_slope",
-        "tfs",
-        "sampler_order",
-        "mirostat",
-        "mirostat_tau",
-        "mirostat_eta",
-    )
+    assert parsed.ignored == ()
 
 
 @pytest.mark.parametrize("name", ["text-completion", "kobold-classic"])

@@ -142,7 +142,9 @@ def prompt_of(rng: random.Random, n: int) -> list[int]:
 
 def drain(core: EngineCore, items: list[StreamItem], until: int | None = None) -> None:
     """Step until all work is done, or only `until` streams run."""
-    while core.has_work() and (until is None or len(core._running) + len(core._waiting) > until):
+    while core.has_work() and (
+        until is None or len(core._running) + len(core._intake.line) > until
+    ):
         items += core.step()
 
 
@@ -223,7 +225,7 @@ def test_finished_ones_are_saved_while_a_request_waits_for_room() -> None:
     core.add(CoreJob(3, tuple(large), 2, GREEDY))
     for _ in range(8):
         items += core.step()
-    assert [s.uid for s in core._waiting] == [3]
+    assert [s.uid for s in core._intake.line] == [3]
     assert core._prefix.parked == []
     drain(core, items)
     assert said(items, 1) == answer(running, 200)

@@ -319,9 +319,9 @@ def test_who_waits_for_a_prefix_goes_on_when_its_owner_does_not(event: str) -> N
         submit(core, uid, [*prefix, uid, uid, uid, uid], 6)
     items = core.step()
     [owner] = core._running
-    assert [s.uid for s in core._waiting] == [2, 3]
+    assert [s.uid for s in core._intake.line] == [2, 3]
     if event == "put back":
-        core._preempt(owner)
+        core._put_back(owner)
     elif event == "interrupted":
         executor.during = lambda: core.cancel_hint(1)
         core.step()
@@ -464,8 +464,9 @@ def test_the_instrument_sees_a_foreign_prefix() -> None:
     run_all(core)
     while core.idle_slice():
         pass
-    for block in core._prefix.host._blocks():
-        block.tokens = b[block.start : block.end]  # the cache now believes a's cells are b's
+    for path in core._prefix.host.recent_paths("", 9):
+        for block in path:
+            block.tokens = b[block.start : block.end]  # the cache now believes a's cells are b's
     submit(core, 2, [*b, 1, 2], BACK + 2)
     executor.back = 51
     wrong = tokens_of(run_all(core)[2])

@@ -47,7 +47,7 @@ class Bench:
 
     def put(self, slot: int, tokens: list[int], start: int = 0) -> None:
         for at in range(start, len(tokens), 512):
-            run = Run(slot, tokens[at : at + 512], at, wants_logits=True)
+            run = Run(slot, tokens[at : at + 512], at, n_logits=1)
             assert self.executor.decode([run]) is DecodeOutcome.DONE
 
     def size(self, slot: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from naiad.config import EngineConfig
-from naiad.engine import llama
+from naiad.engine import llama, sizing
 from naiad.engine.base import CoreJob
 from naiad.engine.executor import DecodeOutcome, Run
 from naiad.engine.llama import LlamaBackend
@@ -136,14 +137,14 @@ def test_layers_are_counted_without_a_gpu_and_given_back(
     assert owners == ["Model"]
 
 
-@pytest.mark.parametrize(
-    ("gpu_layers", "n_ubatch", "want"), [(0, 512, 256), (33, 512, 512), (0, 1, 1)]
-)
-def test_chunks_beside_streams_are_small_only_on_a_processor(
-    gpu_layers: int, n_ubatch: int, want: int, watermark: Path
+@pytest.mark.parametrize(("gpu_layers", "target_s"), [(0, 0.08), (33, math.inf)])
+def test_steps_beside_streams_are_bounded_in_time_only_on_a_processor(
+    gpu_layers: int, target_s: float, watermark: Path
 ) -> None:
-    budget = llama._budget(config(watermark, n_ubatch=n_ubatch), gpu_layers)
-    assert (budget.alone, budget.beside) == (n_ubatch, want)
+    wished = config(watermark, n_ubatch=128)
+    choice = sizing.choose(wished, llama._machine(gpu_layers))
+    budget = llama._budget(wished, choice, gpu_layers)
+    assert (budget.alone, budget.target_s) == (128, target_s)
 
 
 # -- the self-test ----------------------------------------------------------------------------
@@ -282,20 +283,15 @@ def test_what_runs_is_what_is_told(watermark: Path) -> None:
     close(backend)
 
 
-def test_threads_default_to_what_this_process_may_use(watermark: Path) -> None:
-    assert 1 <= llama._threads(config(watermark, threads=None)) <= (os.cpu_count() or 1)
-    assert llama._threads(config(watermark, threads=7)) == 7
-
-
-def test_amx_turns_flash_attention_off_unless_safe_mode_does_without_it(
-    watermark: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_machine_is_what_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "system_info", lambda: "CPU : AMX_INT8 = 1")
-    assert not llama._flash_attention(config(watermark), 0)
-    assert llama._flash_attention(config(watermark, extra_buffers=False), 0)
-    assert llama._flash_attention(config(watermark), 33)
+    machine = llama._machine(3)
+    assert 1 <= machine.logical <= (os.cpu_count() or 1)
+    assert machine.physical >= 1
+    assert (machine.on_gpu, machine.has_amx) == (True, True)
     monkeypatch.setattr(library, "system_info", lambda: "CPU : AVX2 = 1")
-    assert llama._flash_attention(config(watermark), 0)
+    machine = llama._machine(0)
+    assert (machine.on_gpu, machine.has_amx) == (False, False)
 
 
 def test_a_micro_batch_larger_than_the_usual_batch_fits(lookback: Path) -> None:

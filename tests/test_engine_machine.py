@@ -180,7 +180,7 @@ class EngineMachine(RuleBasedStateMachine):
             if not self.core.idle_slice():
                 break
         assert self.memory.n_used == 0, "cells are left behind"
-        assert not self.core._samplers
+        assert not self.core._chooser.uids
         assert not self.core._interrupts._hinted - self.cancelled
         self.core.close()
 

@@ -1,4 +1,4 @@
-"""The small pieces of the engine: scheduler, host cache, draws, sizing."""
+"""The small pieces of the engine: scheduler, host cache, draws."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from naiad.engine import sizing
 from naiad.engine.base import CoreJob
+from naiad.engine.cost import StepCost
 from naiad.engine.host_cache import BLOCK, HostCache
 from naiad.engine.sampling import Sampler, draw, uniform
 from naiad.engine.scheduler import StepBudget, plan
 from naiad.engine.sequence import Sequence, common_prefix
-from naiad.errors import ConfigError
 from naiad.native.sampler import CANDIDATE, Candidates
 from naiad.types import SamplingParams
 
@@ -45,22 +44,24 @@ def test_common_prefix_is_what_a_loop_says(a: list[int], tail: list[int], cut: i
 
 # -- scheduler --------------------------------------------------------------------------------
 
+COST = StepCost(1e-6)  # a token costs next to nothing, so time limits nothing here
+
 
 def test_alone_a_prompt_gets_the_whole_budget() -> None:
-    [chunk] = plan([sequence(1000)], StepBudget(alone=512, beside=128))
+    [chunk] = plan([sequence(1000)], StepBudget(alone=512, beside=128), COST, 0.0)
     assert chunk.n_tokens == 512
     assert not chunk.is_last
 
 
 def test_decoding_comes_first_and_shrinks_the_rest() -> None:
     budget = StepBudget(alone=512, beside=100)
-    chunks = plan([sequence(70), sequence(50), sequence(9, 8), sequence(90)], budget)
-    assert [(c.sequence.n_prompt, c.n_tokens) for c in chunks] == [(9, 1), (70, 70), (50, 30)]
+    chunks = plan([sequence(70), sequence(50), sequence(9, 8), sequence(90)], budget, COST, 0.0)
+    assert [(c.sequence.n_prompt, c.n_tokens) for c in chunks] == [(9, 1), (50, 50), (70, 50)]
     assert [c.is_last for c in chunks] == [True, True, False]
 
 
 def test_nothing_to_run_is_an_empty_plan() -> None:
-    assert plan([], StepBudget()) == []
+    assert plan([], StepBudget(), COST, 0.0) == []
 
 
 @given(
@@ -70,7 +71,7 @@ def test_nothing_to_run_is_an_empty_plan() -> None:
 )
 def test_plans_keep_their_bounds(shapes: list[tuple[int, int]], alone: int, beside: int) -> None:
     sequences = [sequence(n, min(c, n - 1)) for n, c in shapes]
-    chunks = plan(sequences, StepBudget(alone=alone, beside=beside))
+    chunks = plan(sequences, StepBudget(alone=alone, beside=beside), COST, 0.0)
     decoding = [c for c in chunks if c.sequence.n_pending == 1]
     prefill = sum(c.n_tokens for c in chunks if c.sequence.n_pending > 1)
     assert len(decoding) == sum(s.n_pending == 1 for s in sequences)
@@ -137,6 +138,48 @@ def test_a_block_whose_beginning_is_gone_is_not_kept() -> None:
     cache: HostCache[str] = HostCache(30)
     assert not cache.add("", list(range(BLOCK * 2)), BLOCK, "orphan", 10)
     assert not cache.add("", [1], 0, "too large", 31)
+    cache.check_integrity()
+
+
+def test_a_state_that_a_caller_still_holds_outlives_its_block() -> None:
+    cache: HostCache[str] = HostCache(20)
+    save_all(cache, "", [1] * 10)
+    [match] = cache.match("", [1] * 10)
+    save_all(cache, "", [2] * 10)
+    save_all(cache, "", [3] * 10)
+    assert matched(cache, "", [1] * 10) == 0
+    assert cache.state_of(match.block) == ":0"
+    assert cache.counts.n_from_memory == 1
+    cache.check_integrity()
+
+
+def test_recent_paths_are_whole_and_the_last_used_first() -> None:
+    cache: HostCache[str] = HostCache(1000)
+    stem = list(range(BLOCK))
+    save_all(cache, "", [*stem, 1])
+    save_all(cache, "", [*stem, 2])
+    save_all(cache, "other", [9])
+    matched(cache, "", [*stem, 1])
+    paths = cache.recent_paths("", 5)
+    assert [[b.tokens for b in path] for path in paths] == [[stem, [1]], [stem, [2]]]
+    assert len(cache.recent_paths("", 1)) == 1
+    assert cache.recent_paths("nobody", 5) == []
+
+
+def test_adding_what_is_there_changes_nothing_but_its_use() -> None:
+    cache: HostCache[str] = HostCache(1000)
+    save_all(cache, "", [1] * (BLOCK + 5))
+    assert cache.add("", [1] * (BLOCK + 5), 0, "again", 10)
+    assert matched(cache, "", [1] * (BLOCK + 5)) == BLOCK + 5
+    assert cache.n_bytes == 20
+    cache.check_integrity()
+
+
+def test_clear_leaves_nothing() -> None:
+    cache: HostCache[str] = HostCache(1000)
+    save_all(cache, "", [1] * 300)
+    cache.clear()
+    assert cache.n_bytes == matched(cache, "", [1] * 300) == 0
     cache.check_integrity()
 
 
@@ -232,60 +275,3 @@ def test_the_seed_decides_and_nothing_else() -> None:
     by_seed = [sampled(SamplingParams(seed=s), logits) for s in range(20)]
     assert by_seed == [sampled(SamplingParams(seed=s), logits) for s in range(20)]
     assert len(set(by_seed)) > 5
-
-
-# -- sizing -----------------------------------------------------------------------------------
-
-GIB = 1 << 30
-
-
-def test_the_pool_is_at_most_parallel_times_ctx() -> None:
-    size = sizing.choose_pool(
-        ctx=1024, n_ctx_train=8192, parallel=4, bytes_per_cell=1000, free_bytes=16 * GIB
-    )
-    assert size == sizing.PoolSize(1024, 4096)
-
-
-def test_the_pool_takes_a_quarter_of_the_memory() -> None:
-    size = sizing.choose_pool(
-        ctx=None, n_ctx_train=131072, parallel=8, bytes_per_cell=128 << 10, free_bytes=8 * GIB
-    )
-    assert size.n_ctx == size.n_cells == 16384
-
-
-def test_a_context_that_was_asked_for_is_honoured_or_refused() -> None:
-    size = sizing.choose_pool(
-        ctx=40000, n_ctx_train=8192, parallel=1, bytes_per_cell=128 << 10, free_bytes=8 * GIB
-    )
-    assert size.n_ctx == 40000
-    assert size.n_cells == 40192
-    with pytest.raises(ConfigError, match="at most 49152 tokens fit"):
-        sizing.choose_pool(
-            ctx=60000, n_ctx_train=8192, parallel=1, bytes_per_cell=128 << 10, free_bytes=8 * GIB
-        )
-
-
-@pytest.mark.parametrize(
-    ("asked", "logical", "physical", "want"),
-    [(3, 8, 4, 3), (None, 2, 1, 2), (None, 16, 8, 8), (None, 1, 1, 1), (None, 6, 12, 6)],
-)
-def test_threads(asked: int | None, logical: int, physical: int, want: int) -> None:
-    assert sizing.choose_threads(asked, logical=logical, physical=physical) == want
-
-
-def test_flash_attention_by_machine() -> None:
-    def choose(asked: bool | None, kv: str, gpu: bool, amx: bool) -> bool:
-        return sizing.choose_flash_attention(asked, kv_type=kv, on_gpu=gpu, uses_amx=amx)
-
-    assert choose(None, "f16", False, False)
-    assert not choose(None, "f16", False, True)
-    assert choose(None, "f16", True, True)
-    assert choose(False, "q8_0", False, True)  # a quantised cache cannot do without
-    assert not choose(False, "f16", True, False)
-
-
-def test_gpu_layers_are_tried_whole_model_first() -> None:
-    assert sizing.gpu_layer_tries("auto", n_layer=32, has_gpu=True) == [33, 24, 16, 8, 0]
-    assert sizing.gpu_layer_tries(5, n_layer=32, has_gpu=True) == [5]
-    assert sizing.gpu_layer_tries(99, n_layer=32, has_gpu=True) == [33]
-    assert sizing.gpu_layer_tries(99, n_layer=32, has_gpu=False) == [0]

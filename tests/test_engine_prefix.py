@@ -128,18 +128,6 @@ def test_two_that_took_from_the_same_finished_one_know_of_each_other() -> None:
     assert not bench.pool.is_sharing(b.slot)  # the last one may be moved
 
 
-def test_n_cached_is_what_the_first_answer_did_not_compute() -> None:
-    bench = Bench()
-    source = bench.running(numbers(50))
-    sequence = waiting(numbers(70))
-    bench.attach(sequence, bench.cache.resident(sequence, [source]))
-    assert sequence.n_cached == 50
-    bench.pool.free(sequence.slot)
-    sequence.n_sent, sequence.computed = 3, 0  # it was under way, and starts over
-    bench.attach(sequence)
-    assert (sequence.computed, sequence.n_cached) == (0, 50)
-
-
 def test_host_memory_goes_on_where_the_pool_ends() -> None:
     bench = Bench()
     long = numbers(BLOCK * 2 + 50)

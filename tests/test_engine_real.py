@@ -234,10 +234,10 @@ def test_no_room_is_a_value_and_changes_nothing(watermark: Path) -> None:
     model = Model(watermark)
     context = Context(model, ContextParams(n_ctx=256, n_seq_max=2, n_batch=512))
     batch = Batch(512)
-    batch.add(0, [300] * 200, 0, logits=True)
+    batch.add(0, [300] * 200, 0, n_logits=1)
     assert context.decode(batch) is DecodeOutcome.DONE
     batch.clear()
-    batch.add(1, [300] * 100, 0, logits=True)
+    batch.add(1, [300] * 100, 0, n_logits=1)
     assert context.decode(batch) is DecodeOutcome.NO_ROOM
     assert context.memory.pos_max(1) == -1
     assert context.memory.pos_max(0) == 199

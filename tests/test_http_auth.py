@@ -12,7 +12,7 @@ from http_client import LOCAL, ask, fake_app
 from naiad.config import Config
 from naiad.dialects.base import Access
 from naiad.dialects.registry import DIALECTS
-from naiad.errors import ConfigError, Unauthorized
+from naiad.errors import AdminRequired, ConfigError, NaiadError, Unauthorized
 from naiad.http.app import MethodSwitch, build_app
 from naiad.http.auth import Door
 from naiad.http.origin import OriginGuard
@@ -136,6 +136,88 @@ def test_without_a_key_everyone_of_a_host_is_the_same_caller() -> None:
 def test_an_empty_key_is_no_key_and_no_open_door(key: str) -> None:
     with pytest.raises(ConfigError):
         Door(key)
+    with pytest.raises(ConfigError):
+        Door(KEY, key)
+
+
+ADMIN = "sk-admin-456"
+ADMITTED = "admitted"
+
+#: (api key, admin key, key shown, peer) -> (admin?, what user routes say, what admin routes say)
+LEVELS: dict[
+    tuple[str | None, str | None, str | None, str],
+    tuple[bool, type[NaiadError] | str, type[NaiadError] | str],
+] = {
+    (KEY, ADMIN, ADMIN, "10.0.0.2"): (True, ADMITTED, ADMITTED),
+    (KEY, ADMIN, KEY, "10.0.0.2"): (False, ADMITTED, AdminRequired),
+    (KEY, ADMIN, KEY, "127.0.0.1"): (False, ADMITTED, AdminRequired),
+    (KEY, ADMIN, "wrong", "127.0.0.1"): (False, Unauthorized, Unauthorized),
+    (KEY, ADMIN, None, "127.0.0.1"): (False, Unauthorized, Unauthorized),
+    (KEY, None, KEY, "127.0.0.1"): (False, ADMITTED, AdminRequired),
+    (KEY, None, None, "127.0.0.1"): (False, Unauthorized, Unauthorized),
+    (None, ADMIN, ADMIN, "127.0.0.1"): (True, ADMITTED, ADMITTED),
+    (None, ADMIN, "anything", "127.0.0.1"): (False, ADMITTED, Unauthorized),
+    (None, ADMIN, None, "127.0.0.1"): (False, ADMITTED, Unauthorized),
+    (None, None, None, "127.0.0.1"): (True, ADMITTED, ADMITTED),
+    (None, None, "anything", "::1"): (True, ADMITTED, ADMITTED),
+    (None, None, None, "::ffff:127.0.0.1"): (True, ADMITTED, ADMITTED),
+    (None, None, None, "10.0.0.2"): (False, ADMITTED, AdminRequired),
+}
+
+
+@pytest.mark.parametrize("case", LEVELS, ids=str)
+def test_who_is_the_administrator(case: tuple[str | None, str | None, str | None, str]) -> None:
+    api_key, admin_key, shown, peer = case
+    is_admin, user, admin = LEVELS[case]
+    door = Door(api_key, admin_key)
+    asked = scope(*([("x-api-key", shown)] if shown else []), peer=peer)
+    assert door.admit(asked, Access.PUBLIC).is_admin is is_admin
+    for access, outcome in ((Access.USER, user), (Access.ADMIN, admin)):
+        if isinstance(outcome, str):
+            assert door.admit(asked, access).is_admin is is_admin
+        else:
+            with pytest.raises(outcome) as refused:
+                door.admit(asked, access)
+            assert type(refused.value) is outcome
+            assert not any(key in refused.value.message for key in (KEY, ADMIN))
+
+
+def test_the_administrators_key_may_stand_beside_another() -> None:
+    both = scope(("authorization", f"Bearer {KEY}"), ("x-api-key", ADMIN))
+    assert Door(KEY, ADMIN).admit(both, Access.ADMIN).is_admin
+
+
+def test_the_administrator_is_a_caller_of_its_own() -> None:
+    door = Door(KEY, ADMIN)
+    user = door.admit(scope(("x-api-key", KEY)), Access.USER)
+    admin = door.admit(scope(("x-api-key", ADMIN)), Access.USER)
+    assert user.identity != admin.identity
+    assert user.namespace != admin.namespace
+
+
+@pytest.mark.parametrize(
+    ("keys", "shown", "priority", "status"),
+    [
+        ({"api_key": KEY, "admin_key": ADMIN}, ADMIN, -100, 200),
+        ({"api_key": KEY, "admin_key": ADMIN}, KEY, -1, 403),
+        ({"api_key": KEY, "admin_key": ADMIN}, KEY, 0, 200),
+        ({"api_key": KEY}, KEY, -1, 403),
+        ({"admin_key": ADMIN}, None, -1, 403),
+        ({"admin_key": ADMIN}, ADMIN, -1, 200),
+        ({}, None, -1, 200),
+    ],
+)
+async def test_priorities_below_0_are_the_administrators(
+    keys: dict[str, str], shown: str | None, priority: int, status: int
+) -> None:
+    headers = [*LOCAL, *([("x-api-key", shown)] if shown else [])]
+    body = {"prompt": "hi", "priority": priority}
+    answer = await ask(fake_app(FakeEngine(), **keys), "POST", "/fake/generate", body, headers)
+    assert answer.status == status
+    if status == 403:
+        told = answer.value["fake"]
+        assert (told["code"], told["param"]) == ("admin_required", "priority")
+        assert "from 0 to 100" in told["message"]
 
 
 def test_the_real_route_table_starts_and_has_no_route_beside_it() -> None:

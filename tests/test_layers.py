@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"errors", "types", "config"},
     "setup": {"errors"},
     "bench": {"errors"},
+    "tune": {"engine", "native", "config", "errors"},
     "testing": {"engine", "client", "ipc", "types", "errors", "config"},
     "cli": {
         "http",
@@ -36,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
         "models",
         "setup",
         "bench",
+        "tune",
         "engine",
         "config",
         "types",

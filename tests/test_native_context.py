@@ -47,7 +47,7 @@ def random_tokens(seed: int, n: int) -> list[int]:
 def decode(context: Context, seq: int, tokens: list[int], start: int = 0) -> int:
     """The likeliest token after these."""
     batch = Batch(len(tokens))
-    last = batch.add(seq, tokens, start, logits=True)
+    last = batch.add(seq, tokens, start, n_logits=1)
     assert context.decode(batch) is DecodeOutcome.DONE
     return int(context.logits(last).argmax())
 
@@ -63,8 +63,8 @@ def after(tokens: list[int]) -> int:
 
 def test_a_batch_is_what_was_added() -> None:
     batch = Batch(10)
-    assert batch.add(2, [7, 8, 9], 5, logits=True) == 2
-    assert batch.add(1, [4], 0, logits=False) == 3
+    assert batch.add(2, [7, 8, 9], 5, n_logits=1) == 2
+    assert batch.add(1, [4], 0, n_logits=0) == 3
     native = batch.native()
     assert native.n_tokens == 4
     rows = [
@@ -76,9 +76,9 @@ def test_a_batch_is_what_was_added() -> None:
 
 def test_a_cleared_batch_keeps_nothing_of_the_last() -> None:
     batch = Batch(4)
-    batch.add(3, [1, 2, 3, 4], 9, logits=True)
+    batch.add(3, [1, 2, 3, 4], 9, n_logits=1)
     batch.clear()
-    batch.add(0, [5, 6], 0, logits=False)
+    batch.add(0, [5, 6], 0, n_logits=0)
     native = batch.native()
     assert native.n_tokens == 2
     assert [native.logits[i] for i in range(2)] == [0, 0]
@@ -87,7 +87,7 @@ def test_a_cleared_batch_keeps_nothing_of_the_last() -> None:
 
 def test_more_than_fits_is_an_error_and_not_a_write_beyond_the_end() -> None:
     with pytest.raises(ValueError, match="shape"):
-        Batch(3).add(0, [1, 2, 3, 4], 0, logits=True)
+        Batch(3).add(0, [1, 2, 3, 4], 0, n_logits=1)
 
 
 # -- decoding ---------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ def test_more_than_fits_is_an_error_and_not_a_write_beyond_the_end() -> None:
 def test_each_sequence_of_a_batch_gets_its_own_logits(context: Context) -> None:
     prompts = {seq: random_tokens(seq, 50 + seq) for seq in range(4)}
     batch = Batch(256)
-    last = {seq: batch.add(seq, t, 0, logits=True) for seq, t in prompts.items()}
+    last = {seq: batch.add(seq, t, 0, n_logits=1) for seq, t in prompts.items()}
     assert context.decode(batch) is DecodeOutcome.DONE
     for seq, tokens in prompts.items():
         logits = context.logits(last[seq])
@@ -114,7 +114,7 @@ def test_a_prompt_in_pieces_is_the_prompt(context: Context) -> None:
 def test_a_gap_in_positions_is_fatal_and_not_an_answer(context: Context) -> None:
     decode(context, 0, random_tokens(1, 20))
     batch = Batch(4)
-    batch.add(0, [FIRST_CHARACTER], 25, logits=True)
+    batch.add(0, [FIRST_CHARACTER], 25, n_logits=1)
     assert context.decode(batch) is DecodeOutcome.FATAL
 
 
@@ -122,7 +122,7 @@ def test_an_interrupted_decode_keeps_whole_micro_batches(context: Context) -> No
     context.abort.set()
     batch = Batch(256)
     tokens = random_tokens(2, 200)
-    batch.add(0, tokens, 0, logits=True)
+    batch.add(0, tokens, 0, n_logits=1)
     assert context.decode(batch) is DecodeOutcome.ABORTED
     kept = context.memory.pos_max(0) + 1
     assert kept % context.params.n_ubatch == 0
@@ -146,7 +146,7 @@ def test_the_executor_refuses_a_step_that_would_end_the_process(model: Model) ->
     context = Context(model, ContextParams(n_ctx=256, n_seq_max=2, n_batch=2048))
     executor = NativeExecutor(context)
     assert context.n_batch == 256
-    big = [Run(s, random_tokens(s, 150), 0, wants_logits=True) for s in (0, 1)]
+    big = [Run(s, random_tokens(s, 150), 0, n_logits=1) for s in (0, 1)]
     assert executor.decode(big) is DecodeOutcome.NO_ROOM
     assert executor.decode(big[:1]) is DecodeOutcome.DONE
     assert int(executor.logits(0).argmax()) == after(list(big[0].tokens))

@@ -40,7 +40,7 @@ async def read(generation: Generation) -> tuple[str, Finished, int]:
             assert event.text
             parts.append(event.text)
             n_tokens += event.n_tokens
-        else:
+        elif isinstance(event, Finished):
             end = event
     assert end is not None
     return "".join(parts), end, n_tokens

@@ -40,6 +40,7 @@ ENGINE = "python -m naiad.setup.engine --gpu "
 INSTALL = "python -m pip install --quiet --disable-pip-version-check -e ."
 CHECK = "python -m naiad.setup.engine --check"
 STARTER = "naiad pull starter"
+TUNE = "naiad tune --quick --if-needed --quiet"
 #: Asked before every step that needs pip, and no step itself.
 LOOK = "python -c import pip"
 
@@ -89,9 +90,9 @@ def test_setup_runs_every_step_in_order_and_the_second_time_only_looks(
     checkout: Checkout,
 ) -> None:
     assert checkout.make("setup").returncode == 0
-    assert checkout.calls() == ["venv", ENGINE, INSTALL, CHECK, STARTER]
+    assert checkout.calls() == ["venv", ENGINE, INSTALL, CHECK, STARTER, TUNE]
     assert checkout.make("setup").returncode == 0
-    assert checkout.calls() == [ENGINE, STARTER]
+    assert checkout.calls() == [ENGINE, STARTER, TUNE]
 
 
 def test_setup_says_what_it_does(checkout: Checkout) -> None:
@@ -101,6 +102,16 @@ def test_setup_says_what_it_does(checkout: Checkout) -> None:
     assert out.endswith("Ready: .venv/bin/naiad serve\n")
 
 
+@pytest.mark.parametrize("chore", ["setup", "serve"])
+def test_settings_that_cannot_be_measured_do_not_stop_the_chore(
+    checkout: Checkout, chore: str
+) -> None:
+    done = checkout.make(chore, FAIL=TUNE)
+    assert done.returncode == 0
+    assert "could not be measured" in done.stderr
+    assert "naiad tune" in done.stderr
+
+
 def test_the_gpu_is_passed_on(checkout: Checkout) -> None:
     assert checkout.make("setup", "GPU=cuda").returncode == 0
     assert ENGINE + "cuda" in checkout.calls()
@@ -108,9 +119,9 @@ def test_the_gpu_is_passed_on(checkout: Checkout) -> None:
 
 def test_serve_sets_up_first_and_passes_its_arguments(checkout: Checkout) -> None:
     assert checkout.make("serve", "ARGS=--port 8080").returncode == 0
-    assert checkout.calls()[-2:] == [STARTER, "naiad serve --port 8080"]
+    assert checkout.calls()[-3:] == [STARTER, TUNE, "naiad serve --port 8080"]
     assert checkout.make("serve").returncode == 0
-    assert checkout.calls() == [ENGINE, STARTER, "naiad serve"]
+    assert checkout.calls() == [ENGINE, STARTER, TUNE, "naiad serve"]
 
 
 def test_test_installs_what_tests_need_and_runs_every_check(checkout: Checkout) -> None:
@@ -133,7 +144,7 @@ def test_a_failed_step_is_tried_again(checkout: Checkout) -> None:
     assert checkout.make("setup", FAIL=INSTALL).returncode != 0
     assert checkout.calls() == ["venv", ENGINE, INSTALL]
     assert checkout.make("setup").returncode == 0
-    assert checkout.calls() == [ENGINE, INSTALL, CHECK, STARTER]
+    assert checkout.calls() == [ENGINE, INSTALL, CHECK, STARTER, TUNE]
 
 
 def test_an_engine_that_cannot_be_built_stops_everything(checkout: Checkout) -> None:
@@ -147,7 +158,7 @@ def test_new_requirements_are_installed(checkout: Checkout) -> None:
     later = (checkout.folder / ".venv" / ".stamp-installed").stat().st_mtime + 10
     os.utime(checkout.folder / "pyproject.toml", (later, later))
     assert checkout.make("setup").returncode == 0
-    assert checkout.calls() == [ENGINE, INSTALL, CHECK, STARTER]
+    assert checkout.calls() == [ENGINE, INSTALL, CHECK, STARTER, TUNE]
 
 
 def test_an_old_python_is_refused_with_a_sentence(checkout: Checkout) -> None:

@@ -138,13 +138,17 @@ class FakeBackend:
 class Front:
     """Starts a worker in a thread and talks to it."""
 
-    def __init__(self, load: Callable[[Callable[[float], None]], EngineBackend]) -> None:
+    def __init__(
+        self,
+        load: Callable[[Callable[[float], None]], EngineBackend],
+        end: Callable[[int], object] | None = None,
+    ) -> None:
         self.sock, theirs = socket.socketpair()
         self.sock.settimeout(20)
         self.codes: list[int] = []
         self._decoder = FrameDecoder()
         self._events = self._read()
-        self.worker = Worker(theirs, 4, load)
+        self.worker = Worker(theirs, 4, load, end=end)
         self._thread = threading.Thread(
             target=lambda: self.codes.append(self.worker.run()), daemon=True
         )
@@ -357,6 +361,132 @@ class TestEnds:
         assert 90 <= len(found) <= 101
         assert found == sorted(set(found))
         assert front.end() == EXIT_LOAD_FAILED
+
+
+class PersistentBackend(FakeBackend):
+    """Keeps work beyond its life. may_flush: flush waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_flush = threading.Event()
+        self.may_flush.set()
+
+    def flush(self, timeout_s: float) -> bool:
+        self.core.calls.put(("flush", timeout_s))
+        return self.may_flush.wait(20)
+
+
+def names_of_calls(core: FakeCore) -> list[str]:
+    names = []
+    while not core.calls.empty():
+        names.append(core.calls.get()[0])
+    return names
+
+
+class TestSaving:
+    """Told to end, it keeps what it can; the front's death it follows at once."""
+
+    @pytest.fixture
+    def backend(self) -> PersistentBackend:
+        return PersistentBackend()
+
+    def hold_in_a_step(self, front: Front, backend: FakeBackend) -> threading.Semaphore:
+        permits = backend.core.permits = threading.Semaphore(0)
+        front.send(Submit(9, [5], 50, SAMPLING))
+        front.next(Accepted)
+        assert backend.core.calls.get(timeout=20)[0] == "add"
+        return permits
+
+    def test_what_runs_is_ended_and_saved_and_written(self, backend: PersistentBackend) -> None:
+        front = Front(lambda progress: backend).ready()
+        permits = self.hold_in_a_step(front, backend)
+        backend.core.num_idle = 3
+        front.send(Shutdown())
+        assert backend.core.calls.get(timeout=20) == ("hint", 9)  # while the step still runs
+        permits.release(100)
+        assert front.exit_code() == EXIT_OK
+        assert names_of_calls(backend.core) == ["abort", "idle", "idle", "idle", "flush"]
+        assert not backend.core.has_work()
+        front.end()
+
+    def test_what_has_ended_is_not_ended_again(self, backend: PersistentBackend) -> None:
+        front = Front(lambda progress: backend).ready()
+        front.send(Submit(9, [5], 1, SAMPLING))
+        assert [type(front.next(kind)) for kind in (Accepted, StepDone)]
+        front.send(Shutdown())
+        assert front.exit_code() == EXIT_OK
+        assert names_of_calls(backend.core) == ["add", "flush"]
+        front.end()
+
+    def test_writing_has_what_is_left_of_the_time(self, backend: PersistentBackend) -> None:
+        front = Front(lambda progress: backend).ready()
+        front.send(Shutdown())
+        name, timeout_s = backend.core.calls.get(timeout=20)
+        assert name == "flush"
+        assert 0 < timeout_s <= worker_module.SAVE_S
+        front.end()
+
+    def test_without_time_nothing_is_begun(
+        self, backend: PersistentBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(worker_module, "SAVE_S", -1.0)
+        front = Front(lambda progress: backend).ready()
+        permits = self.hold_in_a_step(front, backend)
+        backend.core.num_idle = 3
+        front.send(Shutdown())
+        permits.release(100)
+        assert front.exit_code() == EXIT_OK
+        assert names_of_calls(backend.core) == ["hint", "abort", "flush"]
+        front.end()
+
+    def test_when_the_front_dies_nothing_is_saved(self, backend: PersistentBackend) -> None:
+        front = Front(lambda progress: backend).ready()
+        permits = self.hold_in_a_step(front, backend)
+        front.sock.close()
+        permits.release(100)
+        assert front.exit_code() == EXIT_OK
+        assert "flush" not in names_of_calls(backend.core)
+
+    def test_a_step_that_takes_too_long_is_not_waited_for(
+        self, backend: PersistentBackend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(worker_module, "SAVE_S", 0.01)
+        codes: queue.SimpleQueue[int] = queue.SimpleQueue()
+        front = Front(lambda progress: backend, codes.put).ready()
+        permits = self.hold_in_a_step(front, backend)
+        front.send(Shutdown())
+        assert codes.get(timeout=20) == EXIT_OK  # here the process would be gone
+        permits.release(100)
+        front.end()
+
+    def test_a_front_that_stops_waiting_is_followed_at_once(
+        self, backend: PersistentBackend
+    ) -> None:
+        backend.may_flush.clear()
+        codes: queue.SimpleQueue[int] = queue.SimpleQueue()
+        front = Front(lambda progress: backend, codes.put).ready()
+        front.send(Shutdown())
+        assert backend.core.calls.get(timeout=20)[0] == "flush"
+        front.sock.close()
+        assert codes.get(timeout=20) == EXIT_OK
+        backend.may_flush.set()
+        front.end()
+
+    def test_while_loading_there_is_nothing_to_save(self, backend: PersistentBackend) -> None:
+        may_load = threading.Event()
+        codes: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+        def load(progress: Callable[[float], None]) -> EngineBackend:
+            may_load.wait(20)
+            return backend
+
+        front = Front(load, codes.put)
+        front.next(Loading)
+        front.send(Shutdown())
+        assert codes.get(timeout=20) == EXIT_OK
+        may_load.set()
+        front.end()
+        assert "flush" not in names_of_calls(backend.core)
 
 
 class TestProcess:

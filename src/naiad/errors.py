@@ -78,6 +78,12 @@ class Forbidden(NaiadError):
     fault = "client"
 
 
+class AdminRequired(Forbidden):
+    """Only an administrator may ask for this."""
+
+    code = "admin_required"
+
+
 class NotFound(NaiadError):
     """No such route or object."""
 

@@ -23,29 +23,49 @@ class FinishReason(enum.StrEnum):
     ERROR = "error"  # something failed; Finished.error says what
 
 
-class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How the next token is chosen. Neutral values switch a stage off.
 
-    Crosses the process border inside Submit; every range is checked by the dialects first.
+    Crosses the process border inside Submit (what is left at its default is not sent); every range
+    is checked by the dialects first. The formulas stand beside the stages, in
+    `naiad.engine.sampling`.
     """
 
     temperature: float = 1.0  # >= 0; 0 is greedy
+    dynatemp_range: float = 0.0  # >= 0; the temperature varies by this much up and down; 0 is off
+    dynatemp_exponent: float = 1.0  # > 0
+    smoothing_factor: float = 0.0  # >= 0; 0 is off
+    smoothing_curve: float = 1.0  # [1, 3] is usual; 1 is quadratic
     top_k: int = 0  # >= 0; 0 is off
     top_p: float = 1.0  # (0, 1]; 1 is off
     min_p: float = 0.0  # [0, 1]; 0 is off
+    top_a: float = 0.0  # >= 0; 0 is off
     typical_p: float = 1.0  # (0, 1]; 1 is off
+    tfs: float = 1.0  # (0, 1]; 1 is off
+    top_n_sigma: float = 0.0  # >= 0; 0 is off
     repetition_penalty: float = 1.0  # > 0; 1 is off
     penalty_last_n: int = 64  # tokens looked back over; 0 is off, -1 the whole context
+    penalty_slope: float = 1.0  # >= 0; how much of it the older half of those tokens gets
     presence_penalty: float = 0.0  # [-2, 2]
     frequency_penalty: float = 0.0  # [-2, 2]
-    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit), [-100, 100]
+    dry_multiplier: float = 0.0  # >= 0; 0 is off
+    dry_base: float = 1.75  # >= 1
+    dry_allowed_length: int = 2  # >= 0
+    dry_last_n: int = -1  # tokens looked back over; 0 and -1: the whole context
+    dry_breakers: tuple[str, ...] = ()
+    xtc_probability: float = 0.0  # [0, 1]; 0 is off
+    xtc_threshold: float = 0.1  # [0, 1]; above 0.5 is off
+    mirostat: int = 0  # version 1 or 2; 0 is off. Replaces every stage that cuts
+    mirostat_tau: float = 5.0  # > 0, bits
+    mirostat_eta: float = 0.1  # >= 0
+    adaptive_target: float = -1.0  # [0, 1]; below 0 is off
+    adaptive_decay: float = 0.9  # [0, 0.99]
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit); -inf bans it
+    text_bias: tuple[tuple[str, float], ...] = ()  # the same for each token of a text
     ignore_eos: bool = False  # end-of-generation tokens are never chosen
+    bypass_eos: bool = False  # they may be chosen, but end nothing
+    order: tuple[str, ...] = ()  # stages that run, in this order; () is the engine's default
     seed: int = 0  # [0, 2**64): the key of the counter-based draws; the dialect draws one if unset
-
-    @property
-    def is_greedy(self) -> bool:
-        """True when the draw does not depend on chance."""
-        return self.temperature <= 0 or self.top_k == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +115,8 @@ class GenerateRequest:
     handle: the caller's own name for this generation (Kobold's genkey), for check and abort; never
         used as a key of anything but the caller's own registry entry.
     model: the model the caller named, as sent; None when the request names none.
+    priority: [-100, 100]; lower starts first, and below 0 is for administrators.
+    wants_progress: Progress events may come before the first text.
     """
 
     prompt: Prompt
@@ -104,6 +126,8 @@ class GenerateRequest:
     stream: bool = False
     model: str | None = None
     handle: str | None = None
+    priority: int = 0
+    wants_progress: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +136,7 @@ class Caller:
 
     identity: str
     namespace: str = ""  # whose prefix cache this caller shares
+    is_admin: bool = False  # may do what concerns everybody
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +153,23 @@ class Started:
     """The engine has accepted the request. Always the first event; headers may follow it."""
 
     n_prompt: int
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """Where a request without text is. Only the newest counts; none comes after the first text.
+
+    position: how many requests start before it; None once it has started.
+    n_done: prompt tokens computed, of n_total; n_cached of them were reused, not computed.
+    eta_s: estimated seconds until it starts; None when it has, or when nothing is known yet.
+    prompt_s: seconds that its prompt has been in work; 0 while it waits.
+    """
+
+    position: int | None
+    n_done: int
+    n_total: int
+    n_cached: int = 0
+    eta_s: float | None = None
+    prompt_s: float = 0.0
 
 
 class TextDelta(msgspec.Struct, frozen=True):  # a struct, since one is made for every token
@@ -147,7 +189,7 @@ class Finished:
     error: NaiadError | None = None
 
 
-StreamEvent = Started | TextDelta | Finished
+StreamEvent = Started | Progress | TextDelta | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +213,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     pool_cells: int = 0  # cells that all requests share
     parallel: int = 0  # sequences in one batch
     extra_buffers: bool = True  # repacked weights (AMX and friends) in use
+    profile: str = "default"  # what the settings are chosen for: default or throughput
+    tuned: bool = False  # some of them were measured on this machine
     build: str = ""  # llama.cpp's system-info line
 
 

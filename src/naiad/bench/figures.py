@@ -24,19 +24,27 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ranked[below] + (ranked[above] - ranked[below]) * (place - below)
 
 
+#: The percentiles that make up a curve.
+CURVE = tuple(range(0, 101, 5))
+
+
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How a set of times is spread, in milliseconds; n is how many there are."""
+    """How a set of times is spread, in milliseconds; n is how many there are.
+
+    curve: the percentiles of CURVE, which is enough to draw the distribution.
+    """
 
     n: int
     p50: float
     p99: float
     max: float
+    curve: tuple[float, ...] = ()
 
 
 def spread(seconds: Iterable[float | None]) -> Spread | None:
     """The spread of the times that are there; None when none are."""
-    known = [1000.0 * value for value in seconds if value is not None]
+    known = sorted(1000.0 * value for value in seconds if value is not None)
     if not known:
         return None
     return Spread(
@@ -44,6 +52,7 @@ def spread(seconds: Iterable[float | None]) -> Spread | None:
         p50=round(percentile(known, 50), 3),
         p99=round(percentile(known, 99), 3),
         max=round(max(known), 3),
+        curve=tuple(round(percentile(known, percent), 3) for percent in CURVE),
     )
 
 
@@ -121,3 +130,21 @@ def gaps_between(results: Sequence[StreamResult], start: float, end: float) -> l
 def running_at(results: Sequence[StreamResult], at: float) -> int:
     """How many streams had text before `at` and text after it."""
     return sum(bool(r.event_times) and r.event_times[0] <= at <= r.event_times[-1] for r in results)
+
+
+def cached_share(results: Sequence[StreamResult]) -> float | None:
+    """Which share of the prompts' tokens the server had computed before, by its own count."""
+    known = [(r.n_cached, r.n_prompt) for r in results if r.n_cached is not None and r.n_prompt]
+    if not known:
+        return None
+    return round(sum(cached for cached, _ in known) / sum(n for _, n in known), 4)
+
+
+def ratio(of: float | None, over: float | None) -> float | None:
+    """One figure over another, or None where there is none or the second is 0."""
+    return round(of / over, 3) if of is not None and over else None
+
+
+def ttft_ratio(of: Summary, over: Summary) -> float | None:
+    """The median time to first token of one line over another's."""
+    return ratio(of.ttft.p50 if of.ttft else None, over.ttft.p50 if over.ttft else None)

@@ -47,6 +47,8 @@ class StreamResult:
     event_texts: what each of them said.
     n_tokens: by the server's own count when it gives one, else max_tokens when it says "length",
         else the number of events.
+    n_prompt, n_cached: the prompt's tokens, and how many of them the server had computed before;
+        None where it does not say.
     n_finishes: how many finish reasons the stream carried; one is right.
     """
 
@@ -56,6 +58,7 @@ class StreamResult:
     event_texts: tuple[str, ...] = ()
     n_tokens: int = 0
     n_prompt: int | None = None
+    n_cached: int | None = None
     finish: str | None = None
     n_finishes: int = 0
     error: str | None = None
@@ -113,6 +116,7 @@ def read_recording(recording: Recording, wire: Wire, max_tokens: int) -> StreamR
         event_texts=tuple(text for _, text in texts),
         n_tokens=_count(said, len(texts), max_tokens),
         n_prompt=_last(piece.prompt_tokens for piece in said),
+        n_cached=_last(piece.cached_tokens for piece in said),
         finish=finishes[-1] if finishes else None,
         n_finishes=len(finishes),
         error=_problem(recording, said, len(finishes), wire),

@@ -10,16 +10,29 @@ import msgspec
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """What has been said in a conversation. role: user or assistant."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """One question, free of any dialect. Answers are greedy, so that runs can be compared.
 
     ignore_eos: ask for exactly max_tokens tokens, where the server knows how.
+    history: the turns before this question; () for a conversation's first, None for a question
+        that belongs to no conversation.
+    priority: sent as it is; lower is served first. None: not sent.
     """
 
     text: str
     max_tokens: int
     system: str = ""
     ignore_eos: bool = True
+    history: tuple[Turn, ...] | None = None
+    priority: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +43,7 @@ class Piece:
     finish: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
     error: str | None = None
 
 
@@ -55,17 +69,28 @@ def _openai_options(ask: Ask, model: str) -> dict[str, Any]:
         "temperature": 0,
         "seed": 1,
     }
-    return options | {"ignore_eos": True} if ask.ignore_eos else options
+    bans = {"ignore_eos": True} if ask.ignore_eos else {}
+    return options | bans | _priority(ask)
+
+
+def _priority(ask: Ask) -> dict[str, Any]:
+    return {} if ask.priority is None else {"priority": ask.priority}
 
 
 def _chat_body(ask: Ask, model: str) -> dict[str, Any]:
-    turns = [("system", ask.system)] if ask.system else []
-    messages = [{"role": role, "content": text} for role, text in [*turns, ("user", ask.text)]]
+    system = [Turn("system", ask.system)] if ask.system else []
+    turns = [*system, *(ask.history or ()), Turn("user", ask.text)]
+    messages = [{"role": turn.role, "content": turn.text} for turn in turns]
     return _openai_options(ask, model) | {"messages": messages}
 
 
 def _plain_prompt(ask: Ask) -> str:
-    return f"{ask.system}\n\n{ask.text}" if ask.system else ask.text
+    """The prompt of a text completion; a conversation is written as SillyTavern writes it."""
+    if ask.history is None:
+        return f"{ask.system}\n\n{ask.text}" if ask.system else ask.text
+    said = [*ask.history, Turn("user", ask.text)]
+    lines = [f"{turn.role.capitalize()}: {turn.text}" for turn in said]
+    return "\n".join([*([ask.system] if ask.system else []), *lines, "Assistant:"])
 
 
 def _completion_body(ask: Ask, model: str) -> dict[str, Any]:
@@ -81,8 +106,8 @@ def _kobold_body(ask: Ask, _model: str) -> dict[str, Any]:
         "rep_pen": 1.0,
         "sampler_seed": 1,
     }
-    bans = {"use_default_badwordsids": True, "ban_eos_token": True}
-    return body | bans if ask.ignore_eos else body
+    bans = {"use_default_badwordsids": True, "ban_eos_token": True} if ask.ignore_eos else {}
+    return body | bans | _priority(ask)
 
 
 def _error_of(event: Mapping[str, Any]) -> str | None:
@@ -102,11 +127,13 @@ def _read_openai(event: Mapping[str, Any]) -> Piece:
     choice = (event.get("choices") or [{}])[0]
     delta = choice.get("delta") or {}
     usage = event.get("usage") or {}
+    details = usage.get("prompt_tokens_details") or {}
     return Piece(
         text=delta.get("content") or delta.get("reasoning_content") or choice.get("text") or "",
         finish=choice.get("finish_reason") or None,
         prompt_tokens=usage.get("prompt_tokens"),
         completion_tokens=usage.get("completion_tokens"),
+        cached_tokens=details.get("cached_tokens"),
         error=_error_of(event),
     )
 

@@ -67,6 +67,7 @@ def doctor(
         look_at_models(folder),
         look_at_memory(),
         look_at_port(settings.host, settings.port),
+        *look_at_settings(model, folder, settings),
     ]
     if not no_self_test:
         findings.append(self_test(model, folder, settings))
@@ -172,6 +173,18 @@ def look_at_port(host: str, port: int) -> Finding:
     return Finding("port", "ok", f"{host}:{port} is free")
 
 
+def look_at_settings(model: str | None, folder: Path, settings: Config) -> list[Finding]:
+    """Which measured settings apply, and from when; nothing where there is no model to ask for."""
+    from naiad.cli.doctor_tuning import look_at_tuning
+
+    engine = settings.engine
+    found = look_at_tuning(model or engine.model or None, folder, engine.profile)
+    if found is None:
+        return []
+    is_measured, text, todo = found
+    return [Finding("tuning", "ok" if is_measured else "warn", text, todo)]
+
+
 def self_test(model: str | None, folder: Path, settings: Config) -> Finding:
     """Load a model and generate a few tokens, the way `naiad serve` would."""
     import msgspec
@@ -211,7 +224,7 @@ async def _try_engine(config: Any) -> Finding:
     if error is not None:
         raise error
     text = f"{model.name} loaded and generated {n_tokens} tokens"
-    if config.extra_buffers and not model.engine.extra_buffers:
+    if config.extra_buffers is not False and not model.engine.extra_buffers:
         text += "; but only in safe mode: the repacked weights (AMX and friends) failed"
         return Finding("self-test", "warn", text, REBUILD)
     return Finding("self-test", "ok", text)

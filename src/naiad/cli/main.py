@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("naiad.cli.models:list_models", "List the installed models."),
     "show": ("naiad.cli.models:show", "Tell what a model file says about itself."),
     "rm": ("naiad.cli.models:remove", "Delete an installed model."),
+    "cache": ("naiad.cli.cache:cache", "Show or clear what is kept on disk."),
+    "tune": ("naiad.cli.tune:tune", "Measure which settings suit this machine."),
     "doctor": ("naiad.cli.doctor:doctor", "Check this machine and say what to mend."),
     "bench": ("naiad.bench.command:bench", "Load a server with streams and time what comes back."),
 }

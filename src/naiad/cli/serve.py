@@ -18,7 +18,7 @@ from naiad.cli.log import start_logging
 from naiad.cli.options import config_option, settings_options
 from naiad.cli.progress import LineReporter, mebibytes, reporter
 from naiad.cli.settings import load
-from naiad.config import Config
+from naiad.config import Config, EngineConfig
 from naiad.errors import ModelFileError
 from naiad.models.catalogue import find, models_dir, named
 from naiad.models.sources import STARTER
@@ -45,7 +45,7 @@ def serve(model: str | None, config: str | None, **flags: Any) -> None:
     """
     settings = load({"model": model, **flags}, file=config)
     start_logging(settings.log_level, as_json=settings.log_json)
-    settings = with_model(settings)
+    settings = with_tuning(with_model(settings))
     new_key = key_for(settings)
     if new_key:
         settings = msgspec.structs.replace(settings, api_key=new_key)
@@ -104,6 +104,19 @@ def with_model(config: Config) -> Config:
     )
 
 
+def with_tuning(config: Config) -> Config:
+    """The config with what was measured on this machine for this model and profile, if anything."""
+    from naiad.cli.tune import tuning_of
+
+    if config.engine.engine == "scripted":
+        return config
+    record = tuning_of(Path(config.engine.model), models_dir(config.models_dir))
+    tuning = record.profiles.get(config.engine.profile) if record else None
+    return msgspec.structs.replace(
+        config, engine=msgspec.structs.replace(config.engine, tuning=tuning)
+    )
+
+
 def _starter(folder: Path) -> Path:
     try:
         return find(None, folder)
@@ -142,7 +155,7 @@ def welcome(model: ModelInfo, url: str, config: Config, new_key: str | None) -> 
     key = new_key or config.api_key
     auth = " -H 'Authorization: Bearer YOUR_KEY'" if key else ""
     lines = ["", f"naiad serves {model.name} on {url}", ""]
-    lines += [f"  {label:<9} {text}" for label, text in _facts(model)]
+    lines += [f"  {label:<9} {text}" for label, text in _facts(model, config.engine)]
     if new_key:
         lines += ["", "  This server can be reached from other machines, so it asks for a key."]
         lines += [f"  The key of this run, shown only here: {new_key}"]
@@ -164,7 +177,7 @@ def welcome(model: ModelInfo, url: str, config: Config, new_key: str | None) -> 
     return lines
 
 
-def _facts(model: ModelInfo) -> list[tuple[str, str]]:
+def _facts(model: ModelInfo, config: EngineConfig) -> list[tuple[str, str]]:
     engine = model.engine
     facts = [("model", _describe_model(model))]
     facts.append(
@@ -181,10 +194,22 @@ def _facts(model: ModelInfo) -> list[tuple[str, str]]:
             f"{engine.gpu_layers or 'no'} layers on a GPU",
         )
     )
+    facts.append(("profile", _describe_profile(model, config)))
     facts += [("build", text) for text in _describe_build(engine.build)]
     if not engine.extra_buffers:
         facts.append(("note", "safe mode: repacked weights (AMX and friends) are off"))
     return facts
+
+
+def _describe_profile(model: ModelInfo, config: EngineConfig) -> str:
+    """What the settings were chosen for, and by whom; the worker's log names each of them."""
+    told = {
+        "default": "first words soon, prompts shared, one pool of cells",
+        "throughput": "many unrelated requests, cells of their own for each",
+    }[config.profile]
+    if model.engine.tuned and config.tuning is not None:
+        return f"{config.profile}: {told}; {config.tuning.source}"
+    return f"{config.profile}: {told}; not measured here (naiad tune)"
 
 
 def _describe_model(model: ModelInfo) -> str:

@@ -108,18 +108,28 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("ctx", "Tokens one request may use (default: the model's own).", 16, 1 << 24),
     Setting("gpu_layers", "Layers computed by the GPU; auto for all that fit.", 0, 9_999),
     Setting("threads", "Threads that compute (default: the physical cores).", 1, 512),
+    Setting("profile", "What to be good at: few streams that share, or many unrelated ones."),
     Setting("kv_type", "Type of the KV cache; q8_0 turns flash attention on."),
     Setting("flash_attention", "Fused attention (default: what suits this machine)."),
     Setting("extra_buffers", "Weights repacked for this processor, AMX among them."),
     Setting("prefix_cache", "Reuse the work of prompts that begin alike."),
+    Setting("context_shift", "Reuse what is left of trimmed prompts, shifted; not exact."),
+    Setting("lane", "Compute long prompts in a context of their own (default: as measured)."),
+    Setting("drafts", "Guess text that repeats itself and check it in one step, where it pays."),
+    Setting("gap_target_ms", "Milliseconds a step may take beside running streams.", 1, 60_000),
     Setting("host_cache_mib", "MiB of memory that keep finished prompts.", 0, 1 << 24),
+    Setting("disk_cache", "Keep finished prompts on disk too, across restarts."),
+    Setting("disk_cache_mib", "MiB of disk that keep finished prompts.", 0, 1 << 24),
+    Setting("disk_cache_dir", "Folder of the disk cache (default: in the user's cache folder)."),
     Setting("api_key", "Key that requests must show.", secret=True),
+    Setting("admin_key", "Key of the administrator, who may do more.", secret=True),
     Setting("no_auth", "Ask for no key, even when bound beyond this machine."),
     Setting("allow_host", "Further name allowed in the Host header; repeatable."),
     Setting("allow_origin", "Web origin that may call from a browser; repeatable."),
     Setting("strict_model", "Refuse requests that name another model."),
     Setting("engine", "llama.cpp, or a scripted stand-in for work on interfaces."),
     Setting("max_queue", "Requests that may wait for their turn.", 0, 1_000_000),
+    Setting("max_queue_tokens", "Prompt tokens that may wait to be computed.", 1, 1 << 40),
     Setting("max_body_bytes", "Largest request body, bytes.", 1_024, 1 << 32),
     Setting("heartbeat_s", "Seconds of silence before a stream's heartbeat.", 0.1, 3_600),
     Setting("stalled_s", "Seconds without reading after which a client is gone.", 1, 86_400),
@@ -233,6 +243,10 @@ def _checked(config: Config) -> Config:
     """Refuse values that contradict each other, and draw what follows from one value."""
     if config.api_key and config.no_auth:
         raise ConfigError("A key is given and --no-auth says to ask for none; choose one.")
+    if config.admin_key and config.admin_key == config.api_key:
+        raise ConfigError(
+            "--admin-key and --api-key are the same; everybody would be an administrator."
+        )
     engine = config.engine
     if engine.kv_type == "q8_0":
         if engine.flash_attention is False:

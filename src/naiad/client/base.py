@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from naiad.errors import NaiadError
-from naiad.types import FinishReason, ModelInfo, SamplingParams
+from naiad.types import FinishReason, ModelInfo, Progress, SamplingParams
 
 
 class EngineState(enum.StrEnum):
@@ -40,18 +40,26 @@ class EngineStatus:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What an engine is asked to run; the prompt is text or token ids, templates are applied."""
+    """What an engine is asked to run; the prompt is text or token ids, templates are applied.
+
+    priority: lower starts first. caller: whose turn it takes among those of the same priority.
+    wants_progress: batches that tell of its progress may come before those with tokens.
+    """
 
     prompt: str | tuple[int, ...]
     max_tokens: int | None
     sampling: SamplingParams
     namespace: str = ""
+    priority: int = 0
+    caller: str = ""
+    wants_progress: bool = False
 
 
 class TokenBatch(msgspec.Struct, frozen=True):  # a struct, since one is made for every token
     """What one step brought for one stream; several steps, in order, for a reader far behind.
 
-    finish is set on the last batch only, and then `error` too when finish is ERROR.
+    finish is set on the last batch only, and then `error` too when finish is ERROR. A batch with
+    `progress` holds nothing else, and none comes after the first with tokens.
     """
 
     tokens: tuple[int, ...]
@@ -59,6 +67,7 @@ class TokenBatch(msgspec.Struct, frozen=True):  # a struct, since one is made fo
     n_cached: int = 0
     finish: FinishReason | None = None
     error: NaiadError | None = None
+    progress: Progress | None = None
 
 
 class TokenStream(Protocol):

@@ -37,8 +37,8 @@ from naiad.types import ModelInfo
 
 logger = logging.getLogger(__name__)
 
-#: How long a worker that was told to end may take to do so, seconds.
-CLOSE_S = 2.0
+#: How long a worker that was told to end may take to do so, seconds. It saves for up to 3.
+CLOSE_S = 4.0
 
 #: Deaths that a processor's fast path is known to cause, when they come before Ready.
 _CRASHES = {-signal.SIGSEGV, -signal.SIGILL, -signal.SIGBUS, -signal.SIGABRT}
@@ -122,7 +122,18 @@ class SocketEngine:
         stream = self._table.open(job, asyncio.get_running_loop().create_future())
         prompt = job.prompt if isinstance(job.prompt, str) else list(job.prompt)
         try:
-            link.send(Submit(stream.uid, prompt, job.max_tokens, job.sampling, job.namespace))
+            link.send(
+                Submit(
+                    stream.uid,
+                    prompt,
+                    job.max_tokens,
+                    job.sampling,
+                    job.namespace,
+                    job.priority,
+                    job.caller,
+                    job.wants_progress,
+                )
+            )
         except FrameRefused as error:
             self._table.forget(stream.uid)
             raise InvalidRequest(f"the prompt cannot be sent to the engine: {error}") from None
@@ -152,7 +163,7 @@ class SocketEngine:
         return await self._require_ready().detokenize(ids, special)
 
     async def close(self) -> None:
-        """End every stream with an error and stop the worker: politely, and after 2 s by force."""
+        """End every stream with an error and stop the worker: politely, and after 4 s by force."""
         if not self._closing.is_set():
             self._closing.set()
             self._set_state(EngineState.STOPPED, "the server is shutting down")
@@ -195,7 +206,7 @@ class SocketEngine:
         if self._closing.is_set():
             return math.inf
         failure = death.load_failure
-        if self._config.extra_buffers and _is_fast_path_fault(death):
+        if self._config.extra_buffers is not False and _is_fast_path_fault(death):
             self._config = msgspec.structs.replace(self._config, extra_buffers=False)
             logger.warning(
                 "the processor's fast path failed while the model was loading (%s); "

@@ -26,6 +26,7 @@ from naiad.ipc.messages import (
     LoadFailed,
     Loading,
     LogLine,
+    Progressed,
     Ready,
     Refused,
     Shutdown,
@@ -92,6 +93,7 @@ class Link:
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
             StepDone: table.step_done,
+            Progressed: table.progressed,
             Accepted: table.accepted,
             Refused: table.refused,
             Loading: self._on_loading,

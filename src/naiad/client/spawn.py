@@ -26,6 +26,7 @@ import naiad
 from naiad.config import EngineConfig
 
 WORKER_MODULE = "naiad.engine.worker"
+WAIT_POLICY = "OMP_WAIT_POLICY"
 
 #: What a worker prints rather than logs: the last words of native code, mostly.
 output_logger = logging.getLogger("naiad.worker.output")
@@ -69,7 +70,7 @@ async def launch_process(config: EngineConfig, epoch: int) -> WorkerHandle:
             stdin=subprocess.DEVNULL,
             stdout=writing,
             stderr=writing,
-            env=_environment(),
+            env=_environment(config),
             start_new_session=True,  # the terminal's Ctrl-C reaches the front only
         )
     except OSError:
@@ -193,10 +194,15 @@ def _command(config: EngineConfig, epoch: int, fd: int) -> list[str]:
     ]  # fmt: skip
 
 
-def _environment() -> dict[str, str]:
-    """Ours, and the worker finds this same naiad, also when it is run from a source tree."""
+def _environment(config: EngineConfig) -> dict[str, str]:
+    """Ours, and the worker finds this same naiad, also when it is run from a source tree.
+
+    OpenMP reads how its threads shall wait when it is loaded, so this is the only way to tell it.
+    """
+    measured = config.tuning.wait_policy if config.tuning else None
+    env = {**({WAIT_POLICY: measured} if measured else {}), **os.environ}
     root = str(Path(naiad.__file__).parents[1])
     if root in site.getsitepackages():
-        return dict(os.environ)
+        return env
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return {**env, "PYTHONPATH": os.pathsep.join(paths)}

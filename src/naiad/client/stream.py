@@ -13,7 +13,7 @@ from collections import deque
 from naiad.client.base import Job, TokenBatch
 from naiad.errors import Cancelled, EngineFailed, NaiadError, from_code
 from naiad.ipc.messages import StreamItem
-from naiad.types import FinishReason
+from naiad.types import FinishReason, Progress
 
 #: Steps that a reader may be behind before what waits for it is merged.
 MERGE_BEYOND = 64
@@ -32,7 +32,7 @@ class Stream:
     """
 
     __slots__ = (
-        "_backlog", "_cached", "_error", "_finish", "_is_end_taken", "_waiter",
+        "_backlog", "_cached", "_error", "_finish", "_is_end_taken", "_progress", "_waiter",
         "accepted", "emitted", "is_accepted", "is_ended", "job", "n_prompt", "next_seq", "uid",
     )  # fmt: skip
 
@@ -48,6 +48,7 @@ class Stream:
         self._backlog: deque[tuple[list[int], bytes]] = deque()
         self._is_end_taken = False
         self._cached = 0
+        self._progress: Progress | None = None  # told while there is nothing else to tell
         self._finish: FinishReason | None = None
         self._error: NaiadError | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -72,6 +73,12 @@ class Stream:
         if item.finish is not None:
             self.end(item.finish, _error_of(item))
 
+    def report(self, progress: Progress) -> None:
+        """How far it is. The newest replaces one that was not read; tokens replace them all."""
+        if self.next_seq == 0 and not self.is_ended:
+            self._progress = progress
+            self._wake()
+
     def end(self, finish: FinishReason, error: NaiadError | None = None) -> None:
         """The one terminal; later calls change nothing. Fails submit() if it still waits."""
         if self.is_ended:
@@ -89,11 +96,17 @@ class Stream:
         Raises RuntimeError after the batch with `finish`, instead of waiting for ever.
         """
         while not self._backlog and not self.is_ended:
+            if self._progress is not None and self.next_seq == 0:
+                return self._take_progress()
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         if self._is_end_taken:
             raise RuntimeError(f"stream {self.uid} has ended; nothing more will come")
         return self._take()
+
+    def _take_progress(self) -> TokenBatch:
+        progress, self._progress = self._progress, None
+        return TokenBatch((), b"", progress=progress)
 
     def _take(self) -> TokenBatch:
         tokens, data = self._backlog.popleft() if self._backlog else ([], b"")

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from naiad.client.base import Job
 from naiad.client.stream import Stream
 from naiad.errors import IntegrityViolation, NaiadError, from_code
-from naiad.ipc.messages import Accepted, AnyEvent, Refused, StepDone, StreamItem
-from naiad.types import FinishReason
+from naiad.ipc.messages import Accepted, AnyEvent, Progressed, Refused, StepDone, StreamItem
+from naiad.types import FinishReason, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +93,13 @@ class StreamTable:
                 stream.put(item)
             else:
                 self._misplaced(item, stream)
+
+    def progressed(self, event: Progressed) -> None:
+        """Tell streams how far they are; it is no part of an answer, so what is late is dropped."""
+        for item in event.items:
+            stream = self._open.get(item.uid)
+            if stream is not None and stream.is_accepted:
+                stream.report(Progress(item.position, item.n_done, item.n_total, item.n_cached))
 
     def wrong_epoch(self, event: AnyEvent, epoch: int) -> None:
         """An event of another worker than the one that now runs: count it, fail who it names."""

@@ -18,6 +18,7 @@ from naiad.types import (
     Finished,
     GenerateRequest,
     ModelInfo,
+    Progress,
     Started,
     TextDelta,
 )
@@ -42,12 +43,17 @@ class Media(enum.StrEnum):
 class Formatter(Protocol):
     """Turns one stream's events into bytes on the wire. One instance per request; keeps its place.
 
-    The endpoint calls open once, delta any number of times, close once. Bytes may be empty.
+    The endpoint calls open once, progress any number of times if the request wants it, then delta
+    any number of times, close once. Bytes may be empty.
     """
 
     media: Media  # of the streamed form
 
     def open(self, started: Started) -> bytes: ...
+
+    def progress(self, progress: Progress) -> bytes:
+        """How far a request is that has no text yet."""
+        ...
 
     def delta(self, delta: TextDelta) -> bytes: ...
 
@@ -109,6 +115,10 @@ class Backend(Protocol):
 
     def partial_text(self, caller: Caller, handle: str | None) -> str:
         """The text so far of a running generation of this caller; "" when there is none."""
+        ...
+
+    def progress(self, caller: Caller, handle: str | None) -> Progress | None:
+        """How far that generation is; None when it has text or did not ask to be told."""
         ...
 
     def perf(self) -> Mapping[str, Any]:

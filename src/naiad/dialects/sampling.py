@@ -1,4 +1,4 @@
-"""The sampling fields that the dialects share, and those that nothing here understands yet.
+"""The sampling fields that the dialects share, and those that nothing here understands.
 
 Clients mix the names of several servers (SillyTavern sends three for one penalty), so every name is
 read in every dialect. Of several names for one thing the first that is present counts, in the order
@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from naiad.dialects.biases import read_biases
 from naiad.dialects.fields import (
     MAX_INT,
     Fields,
@@ -26,17 +27,20 @@ from naiad.dialects.fields import (
     mapping,
     number,
     short_text,
+    wrong_kind,
 )
+from naiad.dialects.sampler_order import read_order
 from naiad.errors import InvalidRequest
 from naiad.types import ModelInfo, SamplingParams
 
 MAX_STOPS = 256
 MAX_STOP_CHARS = 1024
-MAX_BIASES = 1024
+MAX_BREAKERS = 128
+MAX_BREAKER_CHARS = 256
 MAX_HANDLE_CHARS = 256
+MAX_PRIORITY = 100
 
 _TINY = 1e-6  # a share of probability that only the best token passes
-_BIAS = number(-100, 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,32 @@ def _top_p(name: str, value: Any) -> float:
     return max(_TINY, number(0, 1)(name, value))  # 0 is legal in OpenAI's API: the best token only
 
 
-def _typical_p(name: str, value: Any) -> float:
+def _share(name: str, value: Any) -> float:
     return number(0, 1)(name, value) or 1.0  # 0: off, as front ends mean it
+
+
+def _n_sigma(name: str, value: Any) -> float:
+    return max(0.0, number(-1, 100)(name, value))  # -1 and 0: off
+
+
+def _decay(name: str, value: Any) -> float:
+    return min(0.99, number(0, 1)(name, value))  # 1 would never forget
+
+
+def _breakers(name: str, value: Any) -> tuple[str, ...]:
+    """A list of strings, or such a list as JSON in a string."""
+    found = value
+    if isinstance(value, str):
+        try:
+            found = msgspec.json.decode(value) if value.strip() else []
+        except msgspec.DecodeError:
+            raise wrong_kind(name, "a list of strings, or one as JSON", value) from None
+    if len(array(name, found)) > MAX_BREAKERS:
+        raise InvalidRequest(
+            f"'{name}' may hold at most {MAX_BREAKERS} strings, not {len(found)}.", param=name
+        )
+    read = short_text(MAX_BREAKER_CHARS)
+    return tuple(dict.fromkeys(one for one in (read(name, each) for each in found) if one))
 
 
 def _seed(name: str, value: Any) -> int:
@@ -75,7 +103,14 @@ KNOBS: tuple[Knob, ...] = (
     Knob("top_k", ("top_k",), _top_k),
     Knob("top_p", ("top_p",), _top_p),
     Knob("min_p", ("min_p",), number(0, 1)),
-    Knob("typical_p", ("typical_p", "typical"), _typical_p),
+    Knob("top_a", ("top_a",), number(0, 1)),
+    Knob("typical_p", ("typical_p", "typical"), _share),
+    Knob("tfs", ("tfs", "tfs_z"), _share),
+    Knob("top_n_sigma", ("top_n_sigma", "nsigma"), _n_sigma),
+    Knob("dynatemp_range", ("dynatemp_range",), number(0, 100)),
+    Knob("dynatemp_exponent", ("dynatemp_exponent",), number(0.01, 100)),
+    Knob("smoothing_factor", ("smoothing_factor",), number(0, 100)),
+    Knob("smoothing_curve", ("smoothing_curve",), number(0, 100)),
     Knob(
         "repetition_penalty",
         ("repetition_penalty", "repeat_penalty", "rep_pen"),
@@ -88,6 +123,20 @@ KNOBS: tuple[Knob, ...] = (
     ),
     Knob("presence_penalty", ("presence_penalty",), number(-2, 2)),
     Knob("frequency_penalty", ("frequency_penalty",), number(-2, 2)),
+    Knob("penalty_slope", ("rep_pen_slope",), number(0, 10)),
+    Knob("dry_multiplier", ("dry_multiplier",), number(0, 100)),
+    Knob("dry_base", ("dry_base",), number(1, 100)),
+    Knob("dry_allowed_length", ("dry_allowed_length",), integer(0, MAX_INT)),
+    Knob("dry_last_n", ("dry_penalty_last_n", "dry_range"), integer(-1, MAX_INT)),
+    Knob("dry_breakers", ("dry_sequence_breakers",), _breakers),
+    Knob("xtc_probability", ("xtc_probability",), number(0, 1)),
+    Knob("xtc_threshold", ("xtc_threshold",), number(0, 1)),
+    Knob("mirostat", ("mirostat_mode", "mirostat"), integer(0, 2)),
+    Knob("mirostat_tau", ("mirostat_tau",), number(0, 100)),
+    Knob("mirostat_eta", ("mirostat_eta",), number(0, 100)),
+    Knob("adaptive_target", ("adaptive_target",), number(-1, 1)),
+    Knob("adaptive_decay", ("adaptive_decay",), _decay),
+    Knob("bypass_eos", ("bypass_eos",), boolean),
     Knob("ignore_eos", ("ignore_eos", "ban_eos_token", "use_default_badwordsids"), boolean),
     Knob("seed", ("seed", "sampler_seed"), _seed),
 )
@@ -98,33 +147,21 @@ def read_sampling(fields: Fields, model: ModelInfo, defaults: SamplingParams) ->
     found = {knob.field: fields.get(knob.read, *knob.names) for knob in KNOBS}
     given = {name: value for name, value in found.items() if value is not None}
     given.setdefault("seed", random_seed())
-    given["logit_bias"] = _read_biases(fields, model)
+    given["logit_bias"], given["text_bias"] = read_biases(fields, model)
+    _read_dynamic_range(fields, given)
+    order = read_order(fields)
+    given.update({"order": order} if order else {})
     return msgspec.structs.replace(defaults, **given)
 
 
-def _read_biases(fields: Fields, model: ModelInfo) -> tuple[tuple[int, float], ...]:
-    name, value = fields.find("logit_bias")
-    pairs = _bias_pairs(name, value) if value else []
-    bans = fields.get(short_text(16 * MAX_BIASES), "custom_token_bans") or ""
-    banned = [("custom_token_bans", one, -100) for one in bans.split(",") if one.strip()]
-    everything = [(name, *pair) for pair in pairs] + banned
-    if len(everything) > MAX_BIASES:
-        raise InvalidRequest(
-            f"'{name}' may name at most {MAX_BIASES} tokens, not {len(everything)}.", param=name
-        )
-    token = integer(0, model.n_vocab - 1 if model.n_vocab > 0 else MAX_INT)
-    return tuple({token(source, key): _BIAS(source, by) for source, key, by in everything}.items())
-
-
-def _bias_pairs(name: str, value: Any) -> list[tuple[Any, Any]]:
-    """Both spellings: {"id": bias} and [[id, bias], ...]; false as a bias means never."""
-    pairs = list(value.items()) if isinstance(value, dict) else array(name, value)
-    if any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in pairs):
-        raise InvalidRequest(
-            f"'{name}' must be an object of token id: bias, or a list of [token id, bias].",
-            param=name,
-        )
-    return [(key, -100 if by is False else by) for key, by in pairs]
+def _read_dynamic_range(fields: Fields, given: dict[str, Any]) -> None:
+    """The other spelling of a dynamic temperature: its two ends, and a switch."""
+    switch = fields.get(boolean, "dynamic_temperature")
+    ends = [fields.get(number(0, 100), name) for name in ("dynatemp_low", "dynatemp_high")]
+    low, high = ends
+    if switch and not given.get("dynatemp_range") and low is not None and high is not None:
+        given["temperature"] = (low + high) / 2
+        given["dynatemp_range"] = abs(high - low) / 2
 
 
 def read_stops(fields: Fields, *names: str) -> tuple[str, ...]:
@@ -154,6 +191,16 @@ def read_handle(fields: Fields) -> str | None:
     return fields.get(short_text(MAX_HANDLE_CHARS), "genkey") or None
 
 
+def read_priority(fields: Fields) -> int:
+    """Lower goes first; who may go below 0 is not decided here."""
+    return fields.get(integer(-MAX_PRIORITY, MAX_PRIORITY), "priority") or 0
+
+
+def wants_progress(fields: Fields) -> bool:
+    """Whether the client asks to be told how far it is; llama-server's name."""
+    return fields.get(boolean, "return_progress") or False
+
+
 def read_object(fields: Fields, name: str) -> Fields:
     """An object inside the body; an empty one when it is absent."""
     return Fields(fields.get(mapping, name) or {}, f"{name}.")
@@ -161,14 +208,9 @@ def read_object(fields: Fields, name: str) -> Fields:
 
 #: Values with which a field that has no effect here asks for none.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "adaptive_target": (-1, -0.01),
     "add_bos_token": (True,),
     "banned_strings": ([], ""),
     "banned_tokens": ([], ""),
-    "bypass_eos": (False,),
-    "dry_multiplier": (0,),
-    "dynamic_temperature": (False,),
-    "dynatemp_range": (0,),
     "epsilon_cutoff": (0,),
     "eta_cutoff": (0,),
     "grammar": ("",),
@@ -181,52 +223,30 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "memory": ("",),
     "min_keep": (0,),
     "min_tokens": (0,),
-    "mirostat": (0,),
-    "mirostat_mode": (0,),
     "n": (1,),
     "n_probs": (0,),
-    "nsigma": (0,),
     "quiet": (False, True),
     "render_special": (False,),
-    "rep_pen_slope": (0, 1),
     "return_full_text": (False,),
-    "sampler_order": ([6, 0, 1, 3, 4, 2, 5], []),
     "singleline": (False,),
     "skew": (0,),
     "skip_special_tokens": (True,),
-    "smoothing_factor": (0,),
     "spaces_between_special_tokens": (True,),
-    "tfs": (1,),
     "tools": ([],),
-    "top_a": (0,),
     "top_logprobs": (0,),
-    "top_n_sigma": (0,),
     "trim_stop": (True,),
     "use_authors_note": (False,),
     "use_beam_search": (False,),
     "use_memory": (False,),
     "use_story": (False,),
     "use_world_info": (False,),
-    "xtc_probability": (0,),
 }
 
 #: Fields that mean nothing while their switches are all absent or neutral.
 DEPENDENT: Mapping[str, tuple[str, ...]] = {
-    "adaptive_decay": ("adaptive_target",),
-    "dry_allowed_length": ("dry_multiplier",),
-    "dry_base": ("dry_multiplier",),
-    "dry_penalty_last_n": ("dry_multiplier",),
-    "dry_sequence_breakers": ("dry_multiplier",),
-    "dynatemp_exponent": ("dynatemp_range",),
-    "dynatemp_high": ("dynamic_temperature",),
-    "dynatemp_low": ("dynamic_temperature",),
-    "mirostat_eta": ("mirostat", "mirostat_mode"),
-    "mirostat_tau": ("mirostat", "mirostat_mode"),
     "negative_prompt": ("guidance_scale",),
     "parallel_tool_calls": ("tools",),
-    "smoothing_curve": ("smoothing_factor",),
     "tool_choice": ("tools",),
-    "xtc_threshold": ("xtc_probability",),
 }
 
 

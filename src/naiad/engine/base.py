@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from naiad.ipc.messages import StreamItem
+from naiad.ipc.messages import ProgressItem, StreamItem
 from naiad.types import ModelInfo, SamplingParams
 
 
@@ -20,6 +20,8 @@ class CoreJob:
     """An accepted request as the core sees it: token ids only.
 
     max_tokens: at least 1, already cut to what the context leaves.
+    priority: lower starts first. caller: whose turn it uses up, see `naiad.engine.queueing`.
+    wants_progress: its place in the line and how far its prompt is shall be reported.
     """
 
     uid: int
@@ -27,6 +29,9 @@ class CoreJob:
     max_tokens: int
     sampling: SamplingParams
     namespace: str = ""
+    priority: int = 0
+    caller: str = ""
+    wants_progress: bool = False
 
 
 class Tokenizer(Protocol):
@@ -77,6 +82,28 @@ class Core(Protocol):
 
     def close(self) -> None:
         """Free everything. Safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class Wakes(Protocol):
+    """A core that also computes in a thread of its own."""
+
+    def set_waker(self, wake: Callable[[], None]) -> None:
+        """`wake` will be called, from that thread, when has_work() may have become True."""
+        ...
+
+
+@runtime_checkable
+class ReportsProgress(Protocol):
+    """A core that can tell how far its jobs are. Main thread only."""
+
+    def progress(self) -> list[ProgressItem]:
+        """One for each job that has `wants_progress` and has not had an item yet.
+
+        Called after a step, and only while there is such a job. It must cost little: whoever
+        else has a token in the next step waits for it.
+        """
         ...
 
 

@@ -7,43 +7,34 @@ items that `step` returns; nothing else remembers an answer, so nobody can be ha
 from __future__ import annotations
 
 import logging
-import math
-import threading
 import time
-from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from naiad.engine.base import CoreJob
+from naiad.engine.blocks import Store
+from naiad.engine.choosing import CaughtUp, Chooser, Said, TokenTable
 from naiad.engine.compaction import Compactor
+from naiad.engine.cost import StepCost
+from naiad.engine.drafts import NgramDrafter
 from naiad.engine.executor import DecodeOutcome, Executor, Run, State
 from naiad.engine.host_cache import HostCache
+from naiad.engine.intake import Intake, IntakeRules
+from naiad.engine.interrupts import Interrupts
 from naiad.engine.journal import Journal
+from naiad.engine.lane import Lane
 from naiad.engine.pool import Pool
-from naiad.engine.prefix import MIN_REUSE, PrefixCache, Resident
-from naiad.engine.sampling import Sampler
+from naiad.engine.prefix import MIN_REUSE, PrefixCache
 from naiad.engine.scheduler import Chunk, StepBudget, plan
 from naiad.engine.sequence import NO_SLOT, Sequence
 from naiad.errors import EngineFailed
-from naiad.ipc.messages import StreamItem
-from naiad.native.sampler import Candidates
+from naiad.ipc.messages import ProgressItem, StreamItem
 from naiad.types import FinishReason
 
 logger = logging.getLogger("naiad.engine")
 
-#: Waiting for another request's prefill is worth it from this many shared tokens on.
-_WORTH_WAITING = 16
 #: The share of running streams' time that tidying the pool may take.
 _TIDYING_SHARE = 0.1
-
-
-class TokenTable(Protocol):
-    """What the core needs of a vocabulary; see `naiad.native.vocab.Vocab`."""
-
-    n_tokens: int
-    eog: frozenset[int]
-
-    def piece(self, token: int, *, special: bool = False) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +44,9 @@ class CoreLimits:
     n_ctx: tokens one request may use. pool_cells: cells all share, at least n_ctx. parallel:
     sequences in one batch. n_parked: finished sequences that may wait in the pool until they are
     saved. host_cache_bytes: saved states.
-    can_reuse: False for models whose past cannot be cut (recurrent, hybrid). window: positions
-    that sliding layers look back over, 0 when the model has none.
+    can_reuse: False for models whose past cannot be cut (recurrent, hybrid). can_shift: pieces of
+    earlier prompts may be used at other positions. drafts: see naiad.engine.drafts.
+    window: positions that sliding layers look back over, 0 when the model has none.
     """
 
     n_ctx: int
@@ -63,6 +55,8 @@ class CoreLimits:
     n_parked: int = 0
     host_cache_bytes: int = 0
     can_reuse: bool = True
+    can_shift: bool = False
+    drafts: bool = False
     window: int = 0
     budget: StepBudget = field(default_factory=StepBudget)
     check_integrity: bool = False
@@ -77,31 +71,43 @@ class EngineCore:
         vocab: TokenTable,
         limits: CoreLimits,
         journal: Journal | None = None,
+        lane: Lane | None = None,
+        store: Store[State] | None = None,
     ) -> None:
         self._executor = executor
-        self._vocab = vocab
         self._limits = limits
         self._journal = journal
         self._pool = Pool(executor.memory, limits.parallel + limits.n_parked, limits.window)
         self._compactor = Compactor(self._pool)
-        self._prefix = PrefixCache(self._pool, HostCache[State](limits.host_cache_bytes))
-        self._candidates = Candidates(vocab.n_tokens)
-        self._waiting: deque[Sequence] = deque()
+        self._prefix = PrefixCache(self._pool, HostCache[State](limits.host_cache_bytes, store))
+        self._chooser = Chooser(executor, vocab, limits.n_ctx)
+        self._cost = StepCost()
         self._running: list[Sequence] = []
         self._by_uid: dict[int, Sequence] = {}
-        self._samplers: dict[int, Sampler] = {}
         self._ended: list[StreamItem] = []
-        self._interrupts = _Interrupts(executor)
+        self._interrupts = Interrupts(executor)
         self._step_s = 0.0  # how long the last decode took
-        self._is_full = False  # a running one had to be put back, and nobody has left since
-        self._lacks_room = False  # the next one waits for cells, not for a slot
+        self._is_stalled = False  # nothing to do before the lane is done or a command comes
+        rules = IntakeRules(
+            parallel=limits.parallel,
+            pool_cells=limits.pool_cells,
+            can_reuse=limits.can_reuse,
+            can_shift=limits.can_reuse and limits.can_shift,
+            budget=limits.budget,
+        )
+        self._intake = Intake(
+            rules, self._pool, self._prefix, lane, self._cost, self._running, self._started
+        )
+        self._lane = lane
+        self._drafters: dict[int, NgramDrafter] | None = {} if limits.drafts else None
 
     # -- the verbs ---------------------------------------------------------------------------
 
     def add(self, job: CoreJob) -> None:
         sequence = Sequence(job)
         self._by_uid[job.uid] = sequence
-        self._waiting.append(sequence)
+        self._intake.line.add(sequence)
+        self._is_stalled = False
         if self._journal:
             self._journal.job_added(job)
 
@@ -111,20 +117,49 @@ class EngineCore:
         if sequence is None:
             return
         if sequence.slot == NO_SLOT:
-            self._waiting.remove(sequence)
-        self._ended.append(self._end(sequence, FinishReason.CANCELLED))
+            self._intake.withdraw(sequence)
+        self._is_stalled = False
+        self._ended.append(self._end(sequence, Said([], finish=FinishReason.CANCELLED)))
 
     def cancel_hint(self, uid: int) -> None:
         self._interrupts.hint(uid)
+        if self._lane:
+            self._lane.hint(uid)
+
+    def set_waker(self, wake: Callable[[], None]) -> None:
+        if self._lane:
+            self._lane.wake = wake
 
     def has_work(self) -> bool:
-        return bool(self._waiting or self._running or self._ended)
+        if self._lane and self._lane.has_result:
+            return True
+        has_any = bool(self._intake.line or self._running or self._intake.in_lane or self._ended)
+        return has_any and not self._is_stalled
+
+    def progress(self) -> list[ProgressItem]:
+        line = self._intake.line
+        return [
+            ProgressItem(
+                uid=s.uid,
+                position=line.position(s) if s in line and not s.n_held else None,
+                n_done=s.computed,
+                n_total=s.n_prompt,
+                n_cached=max(s.n_cached, 0),
+            )
+            for s in self._by_uid.values()
+            if s.job.wants_progress and s.n_sent == 0
+        ]
 
     def step(self) -> list[StreamItem]:
         items, self._ended = self._ended, []
         self._tidy()
-        self._admit()
-        chunks = plan(self._running, self._limits.budget)
+        self._intake.collect()
+        self._intake.admit()
+        self._use_lane()
+        chunks = plan(self._running, self._limits.budget, self._cost, time.monotonic())
+        if self._drafters is not None:
+            chunks = [self._with_draft(chunk) for chunk in chunks]
+        self._is_stalled = not chunks and self._lane is not None and self._lane.is_busy
         outcome = self._execute(chunks) if chunks else DecodeOutcome.ABORTED
         if outcome is DecodeOutcome.DONE:
             items += self._commit(chunks)
@@ -140,6 +175,12 @@ class EngineCore:
             self._journal_item(item)
         return items
 
+    def _use_lane(self) -> None:
+        if self._lane is None:
+            return
+        self._lane.dispatch(self._cost, is_alone=not self._running)
+        self._executor.set_threads(self._lane.threads_left())
+
     def idle_slice(self) -> bool:
         more = self._prefix.save_slice()
         if not more:
@@ -147,59 +188,15 @@ class EngineCore:
         return more
 
     def close(self) -> None:
-        for sampler in self._samplers.values():
-            sampler.close()
-        self._samplers.clear()
+        self._chooser.close()
+        if self._lane:
+            self._lane.close()
         self._executor.close()
         if self._journal:
             self._journal.close()
 
-    # -- admission ---------------------------------------------------------------------------
-
-    def _admit(self) -> None:
-        """Start waiting sequences in order of arrival, as slots and cells allow.
-
-        Once one had to be put back for lack of cells, nobody starts before somebody leaves: those
-        that run only grow, and trying again would fail the same step for ever.
-        """
-        held: list[Sequence] = []
-        self._lacks_room = self._is_full and bool(self._running)
-        while self._waiting and not self._lacks_room and len(self._running) < self._limits.parallel:
-            sequence = self._waiting.popleft()
-            resident = self._find_resident(sequence)
-            if resident.n_coming - resident.n_ready >= _WORTH_WAITING:
-                held.append(sequence)  # another request is computing this very prefix: share it
-            elif self._has_room_for(sequence, resident):
-                self._start(sequence, resident)
-            else:
-                held.append(sequence)
-                self._lacks_room = True
-        self._waiting.extendleft(reversed(held))
-
-    def _find_resident(self, sequence: Sequence) -> Resident:
-        if not self._limits.can_reuse:
-            return Resident(NO_SLOT, 0, 0)
-        return self._prefix.resident(sequence, self._running)
-
-    def _has_room_for(self, sequence: Sequence, resident: Resident) -> bool:
-        """Whether the prompt fits beside what runs; always true when nothing runs.
-
-        Shared cells are counted for each owner, so this errs on the careful side.
-        """
-        if not self._running:
-            return True
-        used = sum(len(s.tokens) for s in self._running)
-        n_shared = resident.n_ready if resident.n_ready >= MIN_REUSE else 0
-        return used + len(sequence.tokens) - n_shared <= self._limits.pool_cells
-
-    def _start(self, sequence: Sequence, resident: Resident) -> None:
-        sequence.slot = self._pool.allocate()
-        sequence.top = sequence.n_moved = 0
-        if self._limits.can_reuse:
-            self._prefix.attach(sequence, resident)
-        if sequence.uid not in self._samplers:
-            self._samplers[sequence.uid] = self._make_sampler(sequence)
-        self._running.append(sequence)
+    def _started(self, sequence: Sequence) -> None:
+        self._chooser.begin(sequence)
         self._compactor.placed([sequence], self._n_used())
 
     def _n_used(self) -> int:
@@ -207,29 +204,10 @@ class EngineCore:
         live = sum(s.computed for s in self._running)
         return live + sum(len(p.tokens) for p in self._prefix.parked)
 
-    def _make_sampler(self, sequence: Sequence) -> Sampler:
-        return Sampler(
-            sequence.job.sampling,
-            self._vocab.n_tokens,
-            self._limits.n_ctx,
-            self._vocab.eog,
-            sequence.tokens,
-        )
-
     # -- one step ----------------------------------------------------------------------------
 
     def _execute(self, chunks: list[Chunk]) -> DecodeOutcome:
-        runs = [
-            Run(
-                chunk.sequence.slot,
-                chunk.sequence.tokens[
-                    chunk.sequence.computed : chunk.sequence.computed + chunk.n_tokens
-                ],
-                chunk.sequence.computed,
-                chunk.is_last,
-            )
-            for chunk in chunks
-        ]
+        runs = [_run(chunk) for chunk in chunks]
         with self._interrupts.step({chunk.sequence.uid for chunk in chunks}) as is_wanted:
             began = time.perf_counter()
             outcome = self._executor.decode(runs) if is_wanted else DecodeOutcome.ABORTED
@@ -237,60 +215,76 @@ class EngineCore:
         return outcome
 
     def _commit(self, chunks: list[Chunk]) -> list[StreamItem]:
-        caught_up = [(i, c.sequence) for i, c in enumerate(chunks) if c.is_last]
+        caught_up = [CaughtUp(i, c.sequence, c.draft) for i, c in enumerate(chunks) if c.is_last]
+        self._learn_cost(chunks)
         for chunk in chunks:
             chunk.sequence.computed += chunk.n_tokens
         self._compactor.placed((c.sequence for c in chunks), self._n_used())
-        return [self._sample(index, sequence) for index, sequence in caught_up]
+        said = self._chooser.choose(caught_up) if caught_up else []
+        return [self._report(c, s) for c, s in zip(caught_up, said, strict=True)]
 
-    def _sample(self, run: int, sequence: Sequence) -> StreamItem:
-        logits = self._executor.logits(run)
-        if not math.isfinite(logits.max()):  # one NaN makes the maximum NaN
-            message = "the model computed NaN or infinity"
-            return self._end(sequence, FinishReason.ERROR, error=message)
-        sampler = self._samplers[sequence.uid]
-        token = sampler.sample(logits, len(sequence.tokens), self._candidates)
-        sequence.tokens.append(token)
-        if token in self._vocab.eog:
-            return self._end(sequence, FinishReason.STOP, [token])
-        is_full = len(sequence.tokens) >= self._limits.n_ctx
-        if is_full or sequence.n_generated >= sequence.job.max_tokens:
-            return self._end(sequence, FinishReason.LENGTH, [token], self._vocab.piece(token))
-        return self._item(sequence, [token], self._vocab.piece(token))
+    def _report(self, caught_up: CaughtUp, said: Said) -> StreamItem:
+        sequence = caught_up.sequence
+        if caught_up.draft:
+            self._keep_accepted(sequence, len(said.tokens) - 1)
+        if said.finish is None:
+            return self._item(sequence, said)
+        return self._end(sequence, said)
 
-    def _item(
-        self,
-        sequence: Sequence,
-        tokens: list[int],
-        data: bytes = b"",
-        finish: FinishReason | None = None,
-        error: str | None = None,
-    ) -> StreamItem:
+    def _keep_accepted(self, sequence: Sequence, n_accepted: int) -> None:
+        """Of a draft's cells, keep those of tokens that were chosen."""
+        sequence.computed += max(n_accepted, 0)
+        sequence.computed = self._pool.cut(sequence.slot, sequence.computed)
+
+    def _with_draft(self, chunk: Chunk) -> Chunk:
+        """A decoding chunk with guessed tokens, where they promise to save time."""
+        sequence = chunk.sequence
+        if self._drafters is None or not chunk.is_last or chunk.n_tokens > 1:
+            return chunk
+        drafter = self._drafters.get(sequence.uid)
+        if drafter is None:
+            drafter = self._drafters[sequence.uid] = NgramDrafter(sequence.tokens)
+        drafter.catch_up()
+        n_left = min(
+            sequence.job.max_tokens - sequence.n_generated,
+            self._limits.n_ctx - len(sequence.tokens),
+        )
+        n = min(drafter.n_worth(self._cost, len(self._running)), n_left - 1)
+        draft = drafter.draft(n) if n > 0 else ()
+        return Chunk(sequence, chunk.n_tokens, draft) if draft else chunk
+
+    def _learn_cost(self, chunks: list[Chunk]) -> None:
+        prefill = [c for c in chunks if c.n_tokens > 1]
+        if not prefill:
+            if not any(c.draft for c in chunks):
+                self._cost.saw_decode(self._step_s)
+            return
+        n_tokens = sum(c.n_tokens for c in prefill)
+        depth = sum(c.n_tokens * (c.sequence.computed + c.n_tokens // 2) for c in prefill)
+        beside = len(prefill) < len(chunks)
+        self._cost.saw_prefill(n_tokens, depth // n_tokens, self._step_s, beside=beside)
+
+    def _item(self, sequence: Sequence, said: Said) -> StreamItem:
         place = sequence.n_sent
         sequence.n_sent += 1
-        why = (EngineFailed.code, error) if error else None
-        return StreamItem(sequence.uid, place, tokens, data, finish, sequence.n_cached, why)
+        why = (EngineFailed.code, said.error) if said.error else None
+        n_cached = max(sequence.n_cached, 0)
+        return StreamItem(sequence.uid, place, said.tokens, said.data, said.finish, n_cached, why)
 
-    def _end(
-        self,
-        sequence: Sequence,
-        finish: FinishReason,
-        tokens: list[int] | None = None,
-        data: bytes = b"",
-        error: str | None = None,
-    ) -> StreamItem:
+    def _end(self, sequence: Sequence, said: Said) -> StreamItem:
         """The last item of a stream, and the end of all that the engine holds for it."""
-        item = self._item(sequence, tokens or [], data, finish, error)
+        item = self._item(sequence, said)
         del self._by_uid[sequence.uid]
+        self._intake.left(sequence)
         if sequence.slot != NO_SLOT:
             self._running.remove(sequence)
-            self._release(sequence, is_good=error is None)
-        if sampler := self._samplers.pop(sequence.uid, None):
-            sampler.close()
+            self._release(sequence, is_good=said.error is None)
+        self._chooser.forget(sequence.uid)
+        if self._drafters is not None:
+            self._drafters.pop(sequence.uid, None)
         return item
 
     def _release(self, sequence: Sequence, *, is_good: bool) -> None:
-        self._is_full = False
         is_worth_it = self._limits.can_reuse and sequence.computed >= MIN_REUSE and is_good
         if is_worth_it and self._limits.n_parked:
             if len(self._prefix.parked) >= self._limits.n_parked:
@@ -303,21 +297,19 @@ class EngineCore:
     # -- when a step does not go through -------------------------------------------------------
 
     def _make_room(self) -> None:
-        """After "no room": let go of what is idle, else of the newest, which starts over later."""
+        """After "no room": let go of what is idle, else put the least important one back."""
         if self._prefix.parked:
             self._prefix.drop(self._prefix.parked[0])
         elif len(self._running) > 1:
-            self._preempt(self._running[-1])
+            self._put_back(max(self._running, key=lambda s: (s.job.priority, s.since)))
         else:
             message = "the pool of cells is too small for this request"
-            self._ended.append(self._end(self._running[0], FinishReason.ERROR, error=message))
+            failed = Said([], finish=FinishReason.ERROR, error=message)
+            self._ended.append(self._end(self._running[0], failed))
 
-    def _preempt(self, sequence: Sequence) -> None:
-        self._is_full = True
+    def _put_back(self, sequence: Sequence) -> None:
         self._running.remove(sequence)
-        self._pool.free(sequence.slot)
-        sequence.slot, sequence.computed = NO_SLOT, 0
-        self._waiting.appendleft(sequence)
+        self._intake.put_back(sequence)
 
     def _reconcile(self, chunks: list[Chunk]) -> None:
         """After an interrupted decode: finished micro-batches stay, so read the positions back.
@@ -335,8 +327,8 @@ class EngineCore:
         A block with each step, more with long ones, about a tenth of their time; after the last
         step's items are sent and not while someone could start, so that no first token waits.
         """
-        has_slot = len(self._running) < self._limits.parallel
-        if not self._running or (self._waiting and has_slot and not self._lacks_room):
+        intake = self._intake
+        if not self._running or (intake.line and intake.has_slot and not intake.lacks_room):
             return
         deadline = time.perf_counter() + self._step_s * _TIDYING_SHARE
         while self._prefix.save_slice() or self._compactor.tidy(self._running, self._n_used()):
@@ -353,52 +345,12 @@ class EngineCore:
         lengths |= {p.slot: len(p.tokens) for p in self._prefix.parked}
         self._pool.check_integrity(lengths)
         self._prefix.host.check_integrity()
-        assert len(self._by_uid) == len(self._running) + len(self._waiting)
-        assert self._samplers.keys() <= self._by_uid.keys()
+        n_waiting = len(self._intake.line) + len(self._intake.in_lane)
+        assert len(self._by_uid) == len(self._running) + n_waiting
+        assert self._chooser.uids <= self._by_uid.keys()
 
 
-class _Interrupts:
-    """Ends a running decode when all the work in it belongs to requests that were cancelled."""
-
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
-        self._lock = threading.Lock()
-        self._hinted: set[int] = set()
-        self._in_step: set[int] = set()
-
-    def hint(self, uid: int) -> None:
-        with self._lock:
-            self._hinted.add(uid)
-            if self._in_step and self._in_step <= self._hinted:
-                self._executor.interrupt()
-
-    def forget(self, uid: int) -> None:
-        with self._lock:
-            self._hinted.discard(uid)
-
-    def step(self, uids: set[int]) -> _InterruptibleStep:
-        return _InterruptibleStep(self, uids)
-
-    def enter(self, uids: set[int]) -> bool:
-        with self._lock:
-            self._executor.clear_interrupt()
-            self._in_step = uids
-            return not uids <= self._hinted
-
-    def leave(self) -> None:
-        with self._lock:
-            self._in_step = set()
-
-
-class _InterruptibleStep:
-    """Context of one decode; entering tells whether anyone still wants its result."""
-
-    def __init__(self, interrupts: _Interrupts, uids: set[int]) -> None:
-        self._interrupts = interrupts
-        self._uids = uids
-
-    def __enter__(self) -> bool:
-        return self._interrupts.enter(self._uids)
-
-    def __exit__(self, *_: object) -> None:
-        self._interrupts.leave()
+def _run(chunk: Chunk) -> Run:
+    sequence, start = chunk.sequence, chunk.sequence.computed
+    tokens = [*sequence.tokens[start : start + chunk.n_tokens], *chunk.draft]
+    return Run(sequence.slot, tokens, start, 1 + len(chunk.draft) if chunk.is_last else 0)

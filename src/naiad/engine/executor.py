@@ -17,12 +17,15 @@ __all__ = ["DecodeOutcome", "Executor", "NativeExecutor", "Run", "State"]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Consecutive tokens of one slot at positions start, start + 1, ..."""
+    """Consecutive tokens of one slot at positions start, start + 1, ...
+
+    n_logits: logits are wanted after this many of the last tokens.
+    """
 
     slot: int
     tokens: Tokens[int]
     start: int
-    wants_logits: bool
+    n_logits: int
 
 
 class MemoryLike(Protocol):
@@ -32,6 +35,7 @@ class MemoryLike(Protocol):
     def pos_max(self, seq: int) -> int: ...
     def remove(self, seq: int, start: int = -1, end: int = -1) -> None: ...
     def share(self, source: int, target: int, start: int, end: int) -> None: ...
+    def shift(self, seq: int, start: int, end: int, delta: int) -> None: ...
     def save(self, seq: int) -> State | None: ...
     def load(self, seq: int, state: State) -> bool: ...
 
@@ -44,8 +48,12 @@ class Executor(Protocol):
 
     def decode(self, runs: list[Run]) -> DecodeOutcome: ...
 
-    def logits(self, run: int) -> npt.NDArray[np.float32]:
-        """Logits after the last token of the run with that index in the last decode."""
+    def logits(self, run: int, back: int = 0) -> npt.NDArray[np.float32]:
+        """Logits of the run with that index in the last decode, `back` before its last token."""
+        ...
+
+    def set_threads(self, n_threads: int) -> None:
+        """Threads of the next decodes."""
         ...
 
     def interrupt(self) -> None:
@@ -64,6 +72,7 @@ class NativeExecutor:
         self._context = context
         self._batch = Batch(context.n_batch)
         self._last: list[int] = []
+        self._n_threads = context.params.threads
 
     @property
     def memory(self) -> Memory:
@@ -74,13 +83,21 @@ class NativeExecutor:
         batch.clear()
         if sum(len(run.tokens) for run in runs) > batch.capacity:
             return DecodeOutcome.NO_ROOM  # the library would end the process
-        self._last = [
-            batch.add(run.slot, run.tokens, run.start, logits=run.wants_logits) for run in runs
-        ]
+        self._last = [0] * len(runs)
+        # Where sequences have streams of their own, a step computes together only those that come
+        # with rising ids, and the others one after another.
+        for i in sorted(range(len(runs)), key=lambda i: runs[i].slot):
+            run = runs[i]
+            self._last[i] = batch.add(run.slot, run.tokens, run.start, n_logits=run.n_logits)
         return self._context.decode(batch)
 
-    def logits(self, run: int) -> npt.NDArray[np.float32]:
-        return self._context.logits(self._last[run])
+    def logits(self, run: int, back: int = 0) -> npt.NDArray[np.float32]:
+        return self._context.logits(self._last[run] - back)
+
+    def set_threads(self, n_threads: int) -> None:
+        if n_threads != self._n_threads:
+            self._n_threads = n_threads
+            self._context.set_threads(n_threads)
 
     def interrupt(self) -> None:
         self._context.abort.set()

@@ -1,76 +1,113 @@
-"""Finished sequences in host memory: a radix tree of saved blocks, bounded in bytes.
+"""Finished sequences in host memory and on disk: a radix tree of saved blocks, bounded in bytes.
 
 A block is the saved state of up to BLOCK consecutive cells, keyed by the tokens on the path from
 the root, under its namespace. Conversations that share a beginning share its blocks. A block may
 be used in part: the state is loaded into a scratch sequence and only the wanted cells are taken.
+
+The tree is one, its states are in two tiers. A block's state is in memory, or a `Store` (the disk)
+holds it, or both. Memory lets go of what was not used for longest; such a block stays in the tree
+when the store has it, and leaves the tree when not. Both tiers keep their blocks in order of use, a
+block always before the blocks that it continues: what is oldest can go without stranding another.
 Pure bookkeeping: the states are opaque here.
 """
 
 from __future__ import annotations
 
+import heapq
 import itertools
+from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from naiad.engine.sequence import common_prefix
+from naiad.engine.blocks import BLOCK, Block, Entry, Match, Store, below, best_child, grow, path_of
 
-#: Cells in one block. Saving one takes about a millisecond of a small model, the longest that a
-#: request which arrives in that moment has to wait.
-BLOCK = 128
+__all__ = ["BLOCK", "Block", "Counts", "HostCache", "Match"]
 
 S = TypeVar("S")
 
 
-@dataclass(slots=True, eq=False)
-class Block(Generic[S]):
-    """Saved cells [start, start + len(tokens)) of some sequence."""
+@dataclass(slots=True)
+class Counts:
+    """What became of lookups since the start, in blocks; bytes where it says so."""
 
-    tokens: list[int]
-    start: int
-    state: S | None
-    n_bytes: int
-    parent: Block[S] | None
-    children: list[Block[S]] = field(default_factory=list)
-    last_used: int = 0
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class Match(Generic[S]):
-    """Use the first n_tokens of a block."""
-
-    block: Block[S]
-    n_tokens: int
+    n_from_memory: int = 0
+    n_from_disk: int = 0
+    n_bytes_from_disk: int = 0
+    n_lost: int = 0  # the store was believed to have it, and had not
+    n_saved: int = 0
 
 
 class HostCache(Generic[S]):
-    """The tree. capacity: bytes of saved state it may hold; 0 keeps nothing."""
+    """The tree. capacity: bytes of saved state it may hold in memory; 0 keeps nothing there.
 
-    def __init__(self, capacity: int) -> None:
+    n_bytes: bytes of state in memory now.
+    """
+
+    def __init__(self, capacity: int, store: Store[S] | None = None) -> None:
         self.capacity = capacity
         self.n_bytes = 0
-        self._roots: dict[str, Block[S]] = {}
+        self.counts = Counts()
+        self._store = store
+        self._roots: dict[bytes, Block[S]] = {}
+        self._in_memory: OrderedDict[Block[S], None] = OrderedDict()  # least recently used first
+        self._in_store: OrderedDict[Block[S], None] = OrderedDict()
         self._clock = itertools.count(1)
+        if store is not None:
+            self._restore(store)
+
+    @property
+    def n_blocks_in_store(self) -> int:
+        return len(self._in_store)
+
+    # -- lookup ----------------------------------------------------------------------------------
 
     def match(self, namespace: str, tokens: list[int]) -> list[Match[S]]:
         """The blocks that cover the longest known prefix of `tokens`, in order."""
         found: list[Match[S]] = []
-        block = self._roots.get(namespace)
-        now = next(self._clock)
+        block = self._roots.get(self._root_key(namespace))
         at = 0
         while block is not None:
-            best, n = _best_child(block, tokens[at : at + BLOCK])
+            best, n = best_child(block, tokens[at : at + BLOCK])
             if best is None or n == 0:
                 break
-            best.last_used = now
+            if self._is_lost(best):
+                self._remove(best)
+                continue
             found.append(Match(best, n))
             at += n
             block = best if n == len(best.tokens) else None
+        if found:
+            self._touch(found[-1].block)
         return found
+
+    def state_of(self, block: Block[S]) -> S | None:
+        """The state of a block of this tree, from memory or else from the store.
+
+        None when the store has lost it: then it is no longer in the tree, nor is what follows it.
+        """
+        if block.state is not None:
+            self.counts.n_from_memory += 1
+            return block.state
+        state = None
+        if self._store is not None and block in self._in_store:
+            state = self._store.get(block.key)
+            if state is None:
+                self.counts.n_lost += 1
+                self._remove(block)
+        if state is not None:
+            self.counts.n_from_disk += 1
+            self.counts.n_bytes_from_disk += block.n_bytes
+            self._take(block, state)
+            self._evict(block)
+        return state
+
+    def recent_paths(self, namespace: str, most: int) -> list[list[Block[S]]]:
+        """The blocks from the root to each leaf, the leaves used last first, at most `most`."""
+        root = self._roots.get(self._root_key(namespace))
+        leaves = (b for b in below(root) if not b.children) if root else ()
+        newest = heapq.nlargest(most, leaves, key=lambda b: b.last_used)
+        return [path_of(leaf)[::-1] for leaf in newest]
 
     def missing(self, namespace: str, tokens: list[int], start: int = 0) -> Iterator[int]:
         """Starts of the blocks that would have to be saved to hold `tokens` whole."""
@@ -78,80 +115,191 @@ class HostCache(Generic[S]):
         if held < len(tokens):
             yield from range(max(start, held - held % BLOCK), len(tokens), BLOCK)
 
+    # -- saving ----------------------------------------------------------------------------------
+
     def add(self, namespace: str, tokens: list[int], start: int, state: S, n_bytes: int) -> bool:
         """Keep the state of cells [start, start + BLOCK) of a sequence with these tokens.
 
         False when the blocks before it are not (or no longer) there, or it can never fit.
         """
         parent = self._walk(namespace, tokens[:start])
-        if parent is None or n_bytes > self.capacity:
+        if parent is None:
             return False
-        own = tokens[start : start + BLOCK]
-        self._drop_prefixes_of(parent, own)
-        block = Block(own, start, state, n_bytes, parent, last_used=next(self._clock))
-        parent.children.append(block)
-        self.n_bytes += n_bytes
-        return self._evict_down_to_capacity(keep=block)
+        block = self._child(parent, tokens[start : start + BLOCK], n_bytes)
+        if block.state is None:
+            self._take(block, state)
+        self._touch(block)
+        self._offer(block)
+        self._drop_prefixes_of(block)
+        self.counts.n_saved += 1
+        self._evict(block)
+        return block in self._in_memory or block in self._in_store
 
     def clear(self) -> None:
+        """Forget all of it, here and in the store."""
+        for root in self._roots.values():
+            for child in list(root.children):
+                self._remove(child)
         self._roots.clear()
-        self.n_bytes = 0
 
     def _walk(self, namespace: str, path: list[int]) -> Block[S] | None:
-        block = self._roots.get(namespace)
-        if block is None:
-            block = self._roots[namespace] = Block([], 0, None, 0, None)
+        block = self._root(self._root_key(namespace))
         for at in range(0, len(path), BLOCK):
             want = path[at : at + BLOCK]
-            block = next((c for c in block.children if c.tokens == want), None)
-            if block is None:
+            child = next((c for c in block.children if c.tokens == want), None)
+            if child is None:
                 return None
+            block = child
         return block
 
-    def _drop_prefixes_of(self, parent: Block[S], tokens: list[int]) -> None:
-        for child in [c for c in parent.children if tokens[: len(c.tokens)] == c.tokens]:
-            if not child.children:
-                self._remove(child)
+    def _root_key(self, namespace: str) -> bytes:
+        if self._store is None:
+            return namespace.encode("utf-8", "surrogatepass")
+        return self._store.root_key(namespace)
 
-    def _evict_down_to_capacity(self, keep: Block[S]) -> bool:
-        """Drop leaves, longest unused first. False: even `keep` had to go, its path is too long."""
+    def _root(self, key: bytes) -> Block[S]:
+        if key not in self._roots:
+            self._roots[key] = Block([], 0, None, 0, None, key=key)
+        return self._roots[key]
+
+    def _child(self, parent: Block[S], tokens: list[int], n_bytes: int) -> Block[S]:
+        """The block with these tokens below `parent`, made without a state when it is new."""
+        for child in parent.children:
+            if child.tokens == tokens:
+                return child
+        key = self._store.block_key(parent.key, tokens) if self._store else b""
+        block = Block[S](tokens, parent.end, None, n_bytes, parent, key=key)
+        parent.children.append(block)
+        return block
+
+    def _drop_prefixes_of(self, block: Block[S]) -> None:
+        """The block holds all that a shorter one beside it does, on disk too if that one does."""
+        assert block.parent is not None
+        for other in list(block.parent.children):
+            n = len(other.tokens)
+            is_prefix = n < len(block.tokens) and block.tokens[:n] == other.tokens
+            if is_prefix and (block in self._in_store or other not in self._in_store):
+                self._remove(other)
+
+    # -- use and eviction ------------------------------------------------------------------------
+
+    def _touch(self, block: Block[S]) -> None:
+        """The path down to the block was used: it becomes the newest, its end the oldest of it."""
+        now = next(self._clock)
+        for node in path_of(block):
+            node.last_used = now
+            if node.state is not None:
+                self._in_memory.move_to_end(node)
+            if self._store is not None and node in self._in_store:
+                self._in_store.move_to_end(node)
+                self._store.touch(node.key, node.start)
+
+    def _take(self, block: Block[S], state: S) -> None:
+        """Into memory. The caller evicts."""
+        block.state = state
+        self.n_bytes += block.n_bytes
+        self._in_memory[block] = None
+
+    def _evict(self, newest: Block[S]) -> None:
+        if newest.n_bytes > self.capacity and newest in self._in_memory:
+            self._let_go(newest)  # or all the others would have to go in vain
         while self.n_bytes > self.capacity:
-            leaves = [b for b in self._blocks() if not b.children and b is not keep]
-            victim = min(leaves, key=lambda b: b.last_used, default=keep)
-            self._remove(victim)
-            if victim is keep:
-                return False
-        return True
+            self._let_go(next(iter(self._in_memory)))
+
+    def _let_go(self, block: Block[S]) -> None:
+        """Out of memory; out of the tree too, unless the store has it."""
+        if self._store is None or block not in self._in_store or not self._store.detach(block.key):
+            self._remove(block)
+            return
+        del self._in_memory[block]
+        self.n_bytes -= block.n_bytes
+        block.state = None
 
     def _remove(self, block: Block[S]) -> None:
+        """Out of the tree, memory and store, with all that follows it."""
         if block.parent is not None:
             block.parent.children.remove(block)
-        self.n_bytes -= block.n_bytes
+        for node in (block, *below(block)):
+            if node in self._in_memory:
+                del self._in_memory[node]
+                self.n_bytes -= node.n_bytes
+            if self._store is not None and node in self._in_store:
+                del self._in_store[node]
+                self._store.remove(node.key)
+
+    # -- the store -------------------------------------------------------------------------------
+
+    def _is_lost(self, block: Block[S]) -> bool:
+        """Memory let go of it, and then the store failed to write it."""
+        return block.state is None and not self._is_stored(block)
+
+    def _is_stored(self, block: Block[S]) -> bool:
+        if self._store is None or block not in self._in_store:
+            return False
+        if self._store.holds(block.key):
+            return True
+        del self._in_store[block]
+        return False
+
+    def _offer(self, block: Block[S]) -> None:
+        """Let the store have a block, and before it those of its path that it does not have."""
+        if self._store is None:
+            return
+        unstored = list(itertools.takewhile(lambda node: not self._is_stored(node), path_of(block)))
+        for node in reversed(unstored):
+            if node.state is None:
+                self._remove(node)
+                return
+            if not self._make_room_in_store(node):
+                return
+            assert node.parent is not None
+            entry = Entry(node.key, node.parent.key, node.start, node.tokens, node.n_bytes)
+            if not self._store.put(entry, node.state):
+                return
+            self._in_store[node] = None
+            self._touch(node)
+
+    def _make_room_in_store(self, block: Block[S]) -> bool:
+        """Drop what was not used for longest, but nothing that the block continues."""
+        if self._store is None or not self._store.fits(block.n_bytes):
+            return False
+        while not self._store.has_room(block.n_bytes):
+            oldest = next(iter(self._in_store), None)
+            if oldest is None or oldest is block.parent:
+                return False
+            self._drop_from_store(oldest)
+        return True
+
+    def _drop_from_store(self, block: Block[S]) -> None:
+        if self._store is None or block.state is None:
+            self._remove(block)
+            return
+        del self._in_store[block]
+        self._store.remove(block.key)
+
+    def _restore(self, store: Store[S]) -> None:
+        """Build the tree of what the store holds; what lacks its beginning is dropped there."""
+        for block in grow(store, self._root):
+            block.last_used = next(self._clock)
+            self._in_store[block] = None
+        while self._in_store and not store.has_room(0):  # the bound may be a smaller one now
+            self._drop_from_store(next(iter(self._in_store)))
 
     def _blocks(self) -> Iterator[Block[S]]:
-        stack = [child for root in self._roots.values() for child in root.children]
-        while stack:
-            block = stack.pop()
-            yield block
-            stack += block.children
+        for root in self._roots.values():
+            yield from below(root)
 
     def check_integrity(self) -> None:
         """Raises AssertionError when the books do not agree with the tree."""
         blocks = list(self._blocks())
-        assert self.n_bytes == sum(b.n_bytes for b in blocks)
+        in_memory = {block for block in blocks if block.state is not None}
+        assert self._in_memory.keys() == in_memory
+        assert self._in_store.keys() <= set(blocks)
+        assert self.n_bytes == sum(b.n_bytes for b in in_memory)
         assert self.n_bytes <= self.capacity
         for block in blocks:
             assert block.parent is not None
+            assert block.state is not None or block in self._in_store
             assert block.start == block.parent.end
             assert 0 < len(block.tokens) <= BLOCK
             assert not block.children or len(block.tokens) == BLOCK
-
-
-def _best_child(block: Block[S], tokens: list[int]) -> tuple[Block[S] | None, int]:
-    best: Block[S] | None = None
-    n_best = 0
-    for child in block.children:
-        n = common_prefix(child.tokens, tokens)
-        if n > n_best:
-            best, n_best = child, n
-    return best, n_best

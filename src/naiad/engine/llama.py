@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from naiad.config import EngineConfig
-from naiad.engine import sizing
+from naiad.engine import memory_fit, sizing
 from naiad.engine.base import Loader
 from naiad.engine.core import CoreLimits, EngineCore
-from naiad.engine.executor import DecodeOutcome, NativeExecutor, Run
+from naiad.engine.disk_cache import DiskCache
+from naiad.engine.disk_tier import open_store
+from naiad.engine.executor import DecodeOutcome, NativeExecutor, Run, State
 from naiad.engine.host_cache import BLOCK
 from naiad.engine.journal import Journal
+from naiad.engine.lane import Lane
 from naiad.engine.scheduler import StepBudget
 from naiad.errors import (
     ConfigError,
@@ -47,6 +51,7 @@ class LlamaBackend:
     tokenizer: Vocab
     core: EngineCore
     model: Model
+    store: DiskCache[State] | None = None
 
     def check(self, prompt: list[int], max_tokens: int | None) -> int:
         n_ctx, n = self.info.engine.n_ctx, len(prompt)
@@ -67,6 +72,10 @@ class LlamaBackend:
             )
         left = n_ctx - n
         return left if max_tokens is None else min(max_tokens, left)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Write to disk what was saved, for at most so long; see `naiad.engine.worker`."""
+        return self.store is None or self.store.flush(timeout_s)
 
 
 def load(config: EngineConfig) -> Loader:
@@ -105,63 +114,119 @@ def _count_layers(config: EngineConfig) -> int:
 def _load(
     config: EngineConfig, gpu_layers: int, on_progress: Callable[[float], None]
 ) -> LlamaBackend:
+    free_before = memory_fit.free_memory(psutil.virtual_memory().available)
     model = Model(
         Path(config.model),
         gpu_layers=gpu_layers,
-        extra_buffers=config.extra_buffers,
+        extra_buffers=sizing.uses_extra_buffers(config),
         on_progress=on_progress,
     )
     try:
         if not model.can_generate:
             raise ModelFileError(f"{model.path.name} is not a model that generates text")
-        return _build(config, model, gpu_layers)
+        return _build(config, model, gpu_layers, free_before)
     except BaseException:
         model.close()
         raise
 
 
-def _build(config: EngineConfig, model: Model, gpu_layers: int) -> LlamaBackend:
-    pool = sizing.choose_pool(
-        ctx=config.ctx,
-        n_ctx_train=model.n_ctx_train,
-        parallel=config.parallel,
-        bytes_per_cell=model.kv_bytes_per_cell(sizing.KV_BYTES[config.kv_type]),
-        free_bytes=psutil.virtual_memory().available,
-    )
-    n_parked = _count_parked(config.parallel)
-    context = Context(
-        model,
-        ContextParams(
-            n_ctx=pool.n_cells,
-            n_seq_max=config.parallel + n_parked + 1,
-            n_batch=max(_N_BATCH_LEAST, config.n_ubatch + config.parallel),
-            n_ubatch=config.n_ubatch,
-            threads=_threads(config),
-            flash_attention=_flash_attention(config, gpu_layers),
-            kv_type=config.kv_type,
-        ),
-    )
+def _build(config: EngineConfig, model: Model, gpu_layers: int, free_before: int) -> LlamaBackend:
+    choice = sizing.choose(config, _machine(gpu_layers))
+    room = _fit(config, choice, model, gpu_layers, free_before)
+    logger.info("profile %s: %s; %s", choice.profile, choice.explained(), room.arithmetic)
+    context = Context(model, _context_params(config, choice, room))
     try:
         executor = NativeExecutor(context)
         _self_test(executor, model.vocab)
-        info = _describe(config, model, context, pool, gpu_layers)
+        info = _describe(config, choice, model, context, room, gpu_layers)
         limits = CoreLimits(
-            n_ctx=pool.n_ctx,
+            n_ctx=room.n_ctx,
             pool_cells=context.n_cells,
             parallel=config.parallel,
-            n_parked=n_parked,
-            host_cache_bytes=config.host_cache_mib << 20,
-            can_reuse=config.prefix_cache and _can_reuse(model),
+            n_parked=room.n_parked,
+            host_cache_bytes=room.host_cache_bytes,
+            can_reuse=config.prefix_cache and _can_reuse(model) and choice.kv_unified,
+            drafts=config.drafts and model.can_cut,
+            can_shift=config.context_shift and context.can_shift,
             window=model.n_swa,
-            budget=_budget(config, gpu_layers),
+            budget=_budget(config, choice, gpu_layers),
             check_integrity=config.check_integrity,
         )
         journal = Journal(Path(config.journal)) if config.journal else None
-        core = EngineCore(executor, model.vocab, limits, journal)
+        store = open_store(config, model, context) if limits.can_reuse else None
+        lane = _make_lane(context, room)
+        core = EngineCore(executor, model.vocab, limits, journal, store=store, lane=lane)
     except BaseException:
         context.close()  # before its model, and before another try needs the memory
         raise
-    return LlamaBackend(info, model.vocab, core, model)
+    return LlamaBackend(info, model.vocab, core, model, store)
+
+
+def _fit(
+    config: EngineConfig, choice: sizing.Choice, model: Model, gpu_layers: int, free_before: int
+) -> memory_fit.MemoryFit:
+    """What fits. Weights on the processor are mapped, and count as free until they are read.
+
+    Streams apart share nothing, so what is finished need not stay.
+    """
+    n_parked = _count_parked(config.parallel)
+    shape = memory_fit.ModelShape(
+        mapped_bytes=0 if gpu_layers else model.size_bytes,
+        bytes_per_cell=model.kv_bytes_per_cell(sizing.KV_BYTES[choice.kv_type]),
+        n_ctx_train=model.n_ctx_train,
+        n_vocab=model.vocab.n_tokens,
+        n_embd=model.n_embd,
+        n_head=model.n_head,
+        has_window=model.n_swa > 0,
+    )
+    wish = memory_fit.Wish(
+        parallel=config.parallel,
+        ctx=config.ctx,
+        host_cache_mib=config.host_cache_mib,
+        most_parked=n_parked if choice.kv_unified else 0,
+        n_ubatch=choice.n_ubatch,
+        flash_attention=choice.flash_attention,
+        kv_unified=choice.kv_unified,
+        has_lane=_has_lane(config, choice, gpu_layers) and _can_reuse(model),
+    )
+    return memory_fit.fit(shape, wish, free_before)
+
+
+def _context_params(
+    config: EngineConfig, choice: sizing.Choice, room: memory_fit.MemoryFit
+) -> ContextParams:
+    return ContextParams(
+        n_ctx=room.n_cells,
+        n_seq_max=config.parallel + room.n_parked + 1,
+        n_batch=max(_N_BATCH_LEAST, choice.n_ubatch + config.parallel),
+        n_ubatch=choice.n_ubatch,
+        threads=choice.threads,
+        flash_attention=choice.flash_attention,
+        kv_type=choice.kv_type,
+        kv_unified=choice.kv_unified,
+    )
+
+
+def _has_lane(config: EngineConfig, choice: sizing.Choice, gpu_layers: int) -> bool:
+    """Whether long prompts are computed in a context of their own; see naiad.engine.lane.
+
+    It needs a second thread, states that fit both contexts, and a processor: a GPU computes large
+    chunks in the same step faster than two contexts side by side.
+    """
+    wanted = choice.lane if config.lane is None else config.lane
+    is_possible = choice.threads > 1 and choice.kv_unified and not gpu_layers
+    return is_possible and wanted is not False
+
+
+def _make_lane(context: Context, room: memory_fit.MemoryFit) -> Lane | None:
+    if not room.lane_cells:
+        return None
+    model = context.model
+    if model.has_long_rope(room.lane_cells) != model.has_long_rope(context.n_cells):
+        logger.info("no prefill lane: this model's positions depend on the size of the context")
+        return None
+    own = Context(model, replace(context.params, n_ctx=room.lane_cells, n_seq_max=2))
+    return Lane(NativeExecutor(own), own.n_cells, window=model.n_swa, threads=own.params.threads)
 
 
 def _can_reuse(model: Model) -> bool:
@@ -184,26 +249,21 @@ def _count_parked(parallel: int) -> int:
     return min(parallel, most - parallel)
 
 
-def _threads(config: EngineConfig) -> int:
+def _machine(gpu_layers: int) -> sizing.Machine:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     logical = usable or os.cpu_count() or 1
-    physical = psutil.cpu_count(logical=False) or logical
-    return sizing.choose_threads(config.threads, logical=logical, physical=physical)
-
-
-def _flash_attention(config: EngineConfig, gpu_layers: int) -> bool:
-    return sizing.choose_flash_attention(
-        config.flash_attention,
-        kv_type=config.kv_type,
+    return sizing.Machine(
+        logical=logical,
+        physical=psutil.cpu_count(logical=False) or logical,
         on_gpu=gpu_layers > 0,
-        uses_amx=config.extra_buffers and "AMX_INT8 = 1" in library.system_info(),
+        has_amx="AMX_INT8 = 1" in library.system_info(),
     )
 
 
-def _budget(config: EngineConfig, gpu_layers: int) -> StepBudget:
-    """Chunks beside running streams: small on a processor; a GPU starves below 512."""
-    beside = config.n_ubatch if gpu_layers else max(config.n_ubatch // 2, 1)
-    return StepBudget(alone=config.n_ubatch, beside=beside)
+def _budget(config: EngineConfig, choice: sizing.Choice, gpu_layers: int) -> StepBudget:
+    """Chunks beside running streams go by time on a processor; a GPU starves below 512."""
+    target_s = math.inf if gpu_layers else config.gap_target_ms / 1000
+    return StepBudget(alone=choice.n_ubatch, beside=choice.n_ubatch, target_s=target_s)
 
 
 def _self_test(executor: NativeExecutor, vocab: Vocab) -> None:
@@ -215,7 +275,7 @@ def _self_test(executor: NativeExecutor, vocab: Vocab) -> None:
     token = vocab.bos if vocab.bos >= 0 else 0
     prompt = [token] + [(7 * i) % vocab.n_tokens for i in range(1, _SELF_TEST_TOKENS)]
     for tokens, start in ((prompt, 0), ([token], len(prompt))):
-        outcome = executor.decode([Run(0, tokens, start, wants_logits=True)])
+        outcome = executor.decode([Run(0, tokens, start, n_logits=1)])
         if outcome is not DecodeOutcome.DONE:
             raise SelfTestFailed(f"the engine's self-test could not decode ({outcome.name})")
         if not np.isfinite(executor.logits(0)).any() or np.isnan(executor.logits(0)).any():
@@ -224,7 +284,12 @@ def _self_test(executor: NativeExecutor, vocab: Vocab) -> None:
 
 
 def _describe(
-    config: EngineConfig, model: Model, context: Context, pool: sizing.PoolSize, gpu_layers: int
+    config: EngineConfig,
+    choice: sizing.Choice,
+    model: Model,
+    context: Context,
+    room: memory_fit.MemoryFit,
+    gpu_layers: int,
 ) -> ModelInfo:
     vocab = model.vocab
     return ModelInfo(
@@ -246,10 +311,12 @@ def _describe(
             kv_unified=context.params.kv_unified,
             n_ubatch=context.params.n_ubatch,
             gpu_layers=gpu_layers,
-            n_ctx=pool.n_ctx,
+            n_ctx=room.n_ctx,
             pool_cells=context.n_cells,
             parallel=config.parallel,
-            extra_buffers=config.extra_buffers,
+            extra_buffers=choice.extra_buffers,
+            profile=choice.profile,
+            tuned=choice.is_tuned,
             build=library.system_info(),
         ),
     )

@@ -88,6 +88,21 @@ class Pool:
         memory.remove(scratch)
         return state
 
+    def load_shifted(self, slot: int, start: int, end: int, shift: int, state: State) -> int:
+        """Append the cells [start, end) of a saved state, moved by `shift` positions.
+
+        The next decode applies the shift: decode before saving anything. Nobody else owns these
+        cells yet, so nobody else's move. Returns the slot's length; unchanged without room.
+        """
+        memory, scratch = self._memory, self._scratch
+        if memory.load(scratch, state):
+            memory.remove(scratch, 0, start)
+            memory.remove(scratch, end, -1)
+            memory.shift(scratch, start, end, shift)
+            memory.share(scratch, slot, start + shift, end + shift)
+        memory.remove(scratch)
+        return self._verified(slot, end + shift)
+
     def load(self, slot: int, start: int, n_tokens: int, state: State) -> int:
         """Append the first n_tokens cells of a saved state that began at `start`.
 

@@ -1,7 +1,7 @@
 """What the next step computes: a pure decision over the running sequences.
 
 Sequences that need one token (decoding) always ride; the others share what is left of the step's
-budget in order of arrival, so a long prompt is cut into chunks and nobody waits for it to end.
+budget, the most urgent first, so a long prompt is cut into chunks and nobody waits for it to end.
 """
 
 from __future__ import annotations
@@ -9,27 +9,31 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from naiad.engine.cost import StepCost
 from naiad.engine.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)
 class StepBudget:
-    """Tokens of one step. alone: when nothing decodes; beside: prefill beside decoding streams.
+    """How much prefill a step carries.
 
-    A chunk beside running streams is small, because every one of them waits for it; with nobody
-    waiting, a whole micro-batch is the most efficient (and still lets the next request in soon).
+    alone: tokens when nothing decodes: a whole micro-batch is the most efficient, and still lets
+    the next request in soon. beside: tokens beside decoding streams at most. target_s: seconds
+    that such a step may take, because every stream waits for it.
     """
 
     alone: int = 512
-    beside: int = 256
+    beside: int = 512
+    target_s: float = 0.08
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Compute `n_tokens` of a sequence, from its `computed` on."""
+    """Compute `n_tokens` of a sequence, from its `computed` on, and then a draft's."""
 
     sequence: Sequence
     n_tokens: int
+    draft: tuple[int, ...] = ()
 
     @property
     def is_last(self) -> bool:
@@ -37,14 +41,21 @@ class Chunk:
         return self.n_tokens == self.sequence.n_pending
 
 
-def plan(running: Iterable[Sequence], budget: StepBudget) -> list[Chunk]:
-    """The chunks of the next step, decoding first, then prefill in order of arrival."""
+def plan(
+    running: Iterable[Sequence], budget: StepBudget, cost: StepCost, now: float
+) -> list[Chunk]:
+    """The chunks of the next step, decoding first, then prefill by urgency."""
     decoding: list[Sequence] = []
     prefilling: list[Sequence] = []
     for sequence in running:
         (decoding if sequence.n_pending == 1 else prefilling).append(sequence)
     chunks = [Chunk(sequence, 1) for sequence in decoding]
-    left = budget.beside if decoding else budget.alone
+    if not prefilling:
+        return chunks
+    prefilling.sort(key=lambda s: urgency(s, cost, now))
+    left = budget.alone
+    if decoding:
+        left = min(cost.chunk(budget.target_s, prefilling[0].computed), budget.beside)
     for sequence in prefilling:
         if left <= 0:
             break
@@ -52,3 +63,13 @@ def plan(running: Iterable[Sequence], budget: StepBudget) -> list[Chunk]:
         chunks.append(Chunk(sequence, n))
         left -= n
     return chunks
+
+
+def urgency(sequence: Sequence, cost: StepCost, now: float) -> tuple[int, float]:
+    """Sort key of prompts that wait to be computed, the smallest first.
+
+    By priority; then a short one before a long one, by the seconds each needs, less the seconds it
+    has waited: whoever waits as long as the difference goes first, so long ones do not starve.
+    """
+    needs = cost.prefill_s(sequence.n_pending, sequence.computed)
+    return sequence.job.priority, needs - (now - sequence.since)

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from naiad.engine.base import CoreJob
+from naiad.engine.executor import State
+from naiad.engine.segments import Segment
 
 NO_SLOT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Saved cells [start, end) of a sequence, held outside the pool."""
+
+    start: int
+    end: int
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A segment of an earlier sequence to be shifted into a new one, with the states to load.
+
+    spans: saved cells of the earlier sequence, at its positions, that cover the segment.
+    """
+
+    segment: Segment
+    spans: tuple[Span, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -18,16 +41,26 @@ class Sequence:
     that one rule, so no phase flag exists that could disagree with the counts.
 
     tokens: prompt, then what was sampled. slot: the sequence id in the pool, or NO_SLOT.
+    n_cached: prompt tokens that were not computed for it, -1 before it started.
+    n_dropped: tokens that were given up to stay within the context.
     n_sent: stream items reported so far, which is the next item's place in the stream.
-    top, n_moved: see compaction.
+    spans: cells computed so far that are held outside the pool, without gaps from 0 on: of a
+    sequence in the lane or put back; empty while it has a slot. moves: pieces of an earlier
+    sequence that the lane will shift in. is_lane_shut: only the pool may compute it.
+    since: time.monotonic() of its arrival. top, n_moved: see compaction.
     """
 
     job: CoreJob
     tokens: list[int] = field(default_factory=list)
     computed: int = 0
     slot: int = NO_SLOT
-    n_cached: int = 0
+    n_cached: int = -1
     n_sent: int = 0
+    n_dropped: int = 0
+    spans: list[Span] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
+    is_lane_shut: bool = False
+    since: float = field(default_factory=time.monotonic)
     top: int = 0
     n_moved: int = 0
 
@@ -44,12 +77,22 @@ class Sequence:
 
     @property
     def n_generated(self) -> int:
-        return len(self.tokens) - self.n_prompt
+        return len(self.tokens) + self.n_dropped - self.n_prompt
+
+    @property
+    def position(self) -> int:
+        """The place of the next token in the stream, which keys its draw."""
+        return len(self.tokens) + self.n_dropped
 
     @property
     def n_pending(self) -> int:
-        """Tokens the pool does not hold yet; 1 while decoding."""
+        """Tokens that are not computed yet; 1 while decoding."""
         return len(self.tokens) - self.computed
+
+    @property
+    def n_held(self) -> int:
+        """Tokens whose cells are held outside the pool."""
+        return self.spans[-1].end if self.spans else 0
 
 
 def common_prefix(a: list[int], b: list[int]) -> int:

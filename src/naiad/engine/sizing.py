@@ -1,60 +1,135 @@
-"""How large contexts and the pool are, and which settings suit this machine: one place.
+"""Which settings suit this machine: what was asked for, else what was measured, else a rule.
 
-Pure functions of plain numbers, so that every choice can be tested and explained.
+Pure functions of plain values, so that every choice can be tested and explained. How large things
+may be is the matter of `naiad.engine.memory_fit`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeVar
 
-from naiad.errors import ConfigError
+from naiad.config import EngineConfig, Tuning
 
-#: llama.cpp rounds contexts up to this many cells.
-CELL_STEP = 256
-#: Without --ctx or many parallel requests asking for more, the pool stops here: it is filled with
-#: zeros at start, which costs about a second per three gigabytes, and operations scan it.
-POOL_ENOUGH = 65536
-#: The share of free memory that the pool may take when nobody said otherwise.
-POOL_SHARE = 0.25
+T = TypeVar("T")
+KvType = Literal["f16", "q8_0"]
+
 #: Bytes of one cached key or value, by type (q8_0: 34 bytes for 32 values).
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
+DEFAULT_N_UBATCH = 512
 
 
 @dataclass(frozen=True, slots=True)
-class PoolSize:
-    """n_ctx: tokens one request may use; n_cells: cells that all requests share."""
+class Machine:
+    """What rules of thumb need to know. logical: processors that this process may use."""
 
-    n_ctx: int
-    n_cells: int
+    logical: int
+    physical: int
+    on_gpu: bool = False
+    has_amx: bool = False
 
 
-def choose_pool(
-    *, ctx: int | None, n_ctx_train: int, parallel: int, bytes_per_cell: int, free_bytes: int
-) -> PoolSize:
-    """Size the pool: at most parallel x ctx cells and a quarter of the free memory.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The settings that an engine will run with.
 
-    A context the user asked for is honoured up to three quarters of the free memory.
-    Raises ConfigError when it cannot be held at all.
+    lane: whether long prompts should be computed in a second context; None: not measured.
+    why: setting -> who chose it: "asked", "measured" or "rule".
     """
-    affordable = _round_down(int(free_bytes * POOL_SHARE) // max(bytes_per_cell, 1))
-    n_ctx = ctx if ctx is not None else min(n_ctx_train, max(affordable, CELL_STEP))
-    most = int(free_bytes * 0.75) // max(bytes_per_cell, 1)
-    if n_ctx > most:
-        raise ConfigError(
-            f"a context of {n_ctx} tokens needs {n_ctx * bytes_per_cell >> 20} MiB of memory, "
-            f"but only {free_bytes >> 20} MiB is free: at most {_round_down(most)} tokens fit",
-            param="ctx",
-        )
-    n_cells = min(parallel * n_ctx, affordable, max(n_ctx, POOL_ENOUGH))
-    return PoolSize(n_ctx, _round_up(max(n_cells, n_ctx)))
+
+    threads: int
+    n_ubatch: int
+    flash_attention: bool
+    kv_type: KvType
+    kv_unified: bool
+    extra_buffers: bool
+    lane: bool | None
+    profile: str
+    why: dict[str, str]
+
+    @property
+    def is_tuned(self) -> bool:
+        return "measured" in self.why.values()
+
+    def explained(self) -> str:
+        """One line: each setting and who chose it."""
+        shown = {
+            "threads": f"{self.threads} threads",
+            "n_ubatch": f"micro-batch {self.n_ubatch}",
+            "flash_attention": f"flash attention {'on' if self.flash_attention else 'off'}",
+            "kv_type": f"KV {self.kv_type}",
+            "kv_unified": "one pool" if self.kv_unified else "streams apart",
+            "extra_buffers": f"extra buffers {'on' if self.extra_buffers else 'off'}",
+        }
+        return ", ".join(f"{text} ({self.why[name]})" for name, text in shown.items())
 
 
-def _round_down(n: int) -> int:
-    return n - n % CELL_STEP
+class _Chooser:
+    """Takes what was asked, else what was measured, else the rule; and remembers which."""
+
+    def __init__(self) -> None:
+        self.why: dict[str, str] = {}
+
+    def __call__(self, name: str, asked: T | None, measured: T | None, rule: T) -> T:
+        for value, who in ((asked, "asked"), (measured, "measured"), (rule, "rule")):
+            if value is not None:
+                self.why[name] = who
+                return value
+        raise AssertionError("a rule is never None")
 
 
-def _round_up(n: int) -> int:
-    return _round_down(n + CELL_STEP - 1)
+def choose(config: EngineConfig, machine: Machine) -> Choice:
+    """Settle what the engine runs with."""
+    tuning = tuning_for(config)
+    pick = _Chooser()
+    is_throughput = config.profile == "throughput"
+    extra_buffers = pick("extra_buffers", config.extra_buffers, tuning.extra_buffers, True)
+    quantised = is_throughput and not machine.on_gpu and config.flash_attention is not False
+    measured_kv = tuning.kv_type if config.flash_attention is not False else None
+    usual_kv: KvType = "q8_0" if quantised else "f16"
+    kv_type = pick("kv_type", config.kv_type, measured_kv, usual_kv)
+    rule = choose_flash_attention(
+        None,
+        kv_type=kv_type,
+        on_gpu=machine.on_gpu,
+        uses_amx=extra_buffers and machine.has_amx and not is_throughput,
+    )
+    flash = pick("flash_attention", config.flash_attention, tuning.flash_attention, rule)
+    return Choice(
+        threads=pick("threads", config.threads, tuning.threads, _threads(machine)),
+        n_ubatch=pick("n_ubatch", config.n_ubatch, tuning.n_ubatch, DEFAULT_N_UBATCH),
+        flash_attention=flash or kv_type != "f16",
+        kv_type=kv_type,
+        # Sharing needs one pool, and the default profile is there to share.
+        kv_unified=pick(
+            "kv_unified", None, tuning.kv_unified if is_throughput else None, not is_throughput
+        ),
+        extra_buffers=extra_buffers,
+        lane=tuning.lane,
+        profile=config.profile,
+        why=pick.why,
+    )
+
+
+def tuning_for(config: EngineConfig) -> Tuning:
+    """What was measured, as far as it holds for this configuration.
+
+    Measured with repacked weights, it says nothing of an engine without them, but for the threads.
+    """
+    tuning = config.tuning or Tuning()
+    if config.extra_buffers is False and tuning.extra_buffers is not False:
+        return Tuning(threads=tuning.threads, source=tuning.source)
+    return tuning
+
+
+def uses_extra_buffers(config: EngineConfig) -> bool:
+    """Whether the weights are to be repacked; known before anything is loaded."""
+    measured = tuning_for(config).extra_buffers
+    return measured is not False if config.extra_buffers is None else config.extra_buffers
+
+
+def _threads(machine: Machine) -> int:
+    return choose_threads(None, logical=machine.logical, physical=machine.physical)
 
 
 def choose_threads(asked: int | None, *, logical: int, physical: int) -> int:

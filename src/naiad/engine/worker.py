@@ -7,7 +7,9 @@ core and does nothing but: take commands, step, send what the step did.
 For one uid, Accepted is sent before its job enters the queue, so no item can overtake it.
 
 The worker never outlives the front: when the socket ends, the inbox thread ends the process on the
-spot, even in the middle of a decode. Run in a thread (tests), it ends after the step instead.
+spot, even in the middle of a decode. Run in a thread (tests), it ends after the step instead. Told
+to end (Shutdown) while the front still lives, it first saves what finished and what still runs, for
+a bounded time.
 """
 
 from __future__ import annotations
@@ -30,7 +32,10 @@ from typing import Protocol, cast, runtime_checkable
 import msgspec
 
 from naiad.config import EngineConfig
-from naiad.engine.base import Core, CoreJob, EngineBackend, Loader
+from naiad.engine.base import Core, CoreJob, EngineBackend, Loader, Wakes
+from naiad.engine.reporting import ProgressReporter
+from naiad.engine.saving import save
+from naiad.engine.text_bias import with_text_biases
 from naiad.errors import EngineUnavailable, InternalError, NaiadError
 from naiad.ipc.channel import FrameRefused, WorkerChannel
 from naiad.ipc.messages import (
@@ -43,6 +48,7 @@ from naiad.ipc.messages import (
     LoadFailed,
     Loading,
     LogLine,
+    Progressed,
     Ready,
     Refused,
     Shutdown,
@@ -60,9 +66,19 @@ EXIT_OK, EXIT_CRASHED, EXIT_LOAD_FAILED = 0, 1, 3
 #: Quiet time before background work begins, so that a client's next request finds the loop free.
 IDLE_DELAY_S = 0.03
 
+#: How long a worker that was told to end may take to save what is unsaved, seconds.
+SAVE_S = 3.0
+
 #: Each engine is a module with `load(config) -> Loader`. By name: only the chosen one is imported,
 #: and the scripted engine lives in a room that this one does not know.
 ENGINES = {"llama": "naiad.engine.llama", "scripted": "naiad.testing.scripted"}
+
+
+class _Wake:
+    """Takes the main thread out of its wait."""
+
+
+_WAKE = _Wake()
 
 
 @runtime_checkable
@@ -88,8 +104,8 @@ class Worker:
         sock: the worker's end of the pair; closed when run() returns.
         epoch: which worker this is, counted by the front; stamped on every event.
         load: loads the engine, on the main thread.
-        end: called by the inbox thread with the exit code when the front is gone or says Shutdown,
-            to end the process at once; None ends run() after the current step instead.
+        end: called with the exit code when the front is gone, or when saving after a Shutdown takes
+            too long, to end the process at once; None ends run() after the current step instead.
     """
 
     def __init__(
@@ -108,8 +124,10 @@ class Worker:
         self._progress = -1.0
         self._steps = 0
         self._exit_code = EXIT_OK
+        self._live: set[int] = set()  # uids whose last item is still to come
+        self._save_until = 0.0  # time.monotonic(), once told to end
         # Bounded by the front's admission: one job and at most one abort per request in flight.
-        self._queue: queue.SimpleQueue[CoreJob | Abort | Shutdown] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[CoreJob | Abort | Shutdown | _Wake] = queue.SimpleQueue()
         self._inbox = threading.Thread(target=self._read_commands, name="naiad-inbox", daemon=True)
 
     def run(self) -> int:
@@ -132,29 +150,41 @@ class Worker:
             self._exit_code = EXIT_LOAD_FAILED
             return
         core = backend.core
+        reporter = ProgressReporter(core)
+        if isinstance(core, Wakes):
+            core.set_waker(lambda: self._queue.put(_WAKE))
         gc.freeze()  # what is loaded stays: the collector need not walk it between tokens
-        while self._take_commands(core):
+        while self._take_commands(core, reporter):
             items = core.step()
             if items:
                 self._steps += 1
                 self.channel.send(StepDone(self.epoch, self._steps, items))
+                self._live.difference_update([i.uid for i in items if i.finish is not None])
+            if news := reporter.news(items):
+                self.channel.send(Progressed(self.epoch, news))
+        if self._save_until:
+            save(backend, self._live, self._save_until)
 
     # --- main thread: commands
 
-    def _take_commands(self, core: Core) -> bool:
+    def _take_commands(self, core: Core, reporter: ProgressReporter) -> bool:
         """Apply every command that waits; wait for one while there is no work. False: end."""
         command = self._wait(core)
         while command is not None:
             if isinstance(command, Shutdown):
                 return False
-            if isinstance(command, Abort):
+            if isinstance(command, _Wake):
+                pass  # the core has something to do now, which the next look at it shows
+            elif isinstance(command, Abort):
                 core.abort(command.uid)
             else:
                 core.add(command)
+                self._live.add(command.uid)
+                reporter.watch(command)
             command = self._poll(0)
         return True
 
-    def _wait(self, core: Core) -> CoreJob | Abort | Shutdown | None:
+    def _wait(self, core: Core) -> CoreJob | Abort | Shutdown | _Wake | None:
         """The next command, or None when there is a step to run first."""
         if core.has_work():
             return self._poll(_until_due(core))
@@ -163,7 +193,7 @@ class Worker:
             command = self._poll(0)
         return command or self._queue.get()
 
-    def _poll(self, timeout: float) -> CoreJob | Abort | Shutdown | None:
+    def _poll(self, timeout: float) -> CoreJob | Abort | Shutdown | _Wake | None:
         try:
             return self._queue.get(timeout > 0, timeout)
         except queue.Empty:
@@ -207,8 +237,8 @@ class Worker:
     def _read_commands(self) -> None:
         try:
             for command in self.channel.commands():
-                if isinstance(command, Shutdown):
-                    break
+                if isinstance(command, Shutdown) and self._backend is None:
+                    break  # still loading: there is nothing to save
                 self._handle(command)
         except OSError:
             logger.info("the front is gone")
@@ -230,7 +260,19 @@ class Worker:
             case Tokenize() | Detokenize():
                 self._answer(command)
             case Shutdown():
-                raise AssertionError("Shutdown ends the reading loop")
+                self._shut_down()
+
+    def _shut_down(self) -> None:
+        """Let the main thread save and end; go on reading, to see if the front does not wait."""
+        self._save_until = time.monotonic() + SAVE_S
+        core = self._require_backend().core
+        for uid in tuple(self._live):
+            core.cancel_hint(uid)  # a long step must not use up the time for saving
+        self._queue.put(Shutdown())
+        if self._end is not None:
+            last_call = threading.Timer(SAVE_S, self._end, [EXIT_OK])
+            last_call.daemon = True
+            last_call.start()
 
     def _submit(self, submit: Submit) -> None:
         try:
@@ -251,7 +293,20 @@ class Worker:
         if isinstance(ids, str):
             ids = backend.tokenizer.encode(ids, add_special=True, parse_special=True)
         max_tokens = backend.check(ids, submit.max_tokens)
-        return CoreJob(submit.uid, tuple(ids), max_tokens, submit.sampling, submit.namespace)
+        sampling = with_text_biases(
+            submit.sampling,
+            lambda text: backend.tokenizer.encode(text, add_special=False, parse_special=False),
+        )
+        return CoreJob(
+            submit.uid,
+            tuple(ids),
+            max_tokens,
+            sampling,
+            submit.namespace,
+            submit.priority,
+            submit.caller,
+            submit.wants_progress,
+        )
 
     def _answer(self, command: Tokenize | Detokenize) -> None:
         try:

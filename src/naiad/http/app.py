@@ -35,7 +35,7 @@ def build_app(
     """
     house = House(
         service=service,
-        door=Door(config.api_key),
+        door=Door(config.api_key, config.admin_key),
         max_body_bytes=config.max_body_bytes,
         heartbeat_s=config.heartbeat_s,
         stalled_s=config.stalled_s,

@@ -21,7 +21,7 @@ from naiad.http.exchange import INTERNAL_MESSAGE, Exchange, answering_errors
 from naiad.http.watch import ClientWatch, Line
 from naiad.service.generate import Generation
 from naiad.service.service import Service
-from naiad.types import Caller, Finished, FinishReason, TextDelta, Usage
+from naiad.types import Caller, Finished, FinishReason, Progress, TextDelta, Usage
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class GenerationEndpoint:
         exchange = Exchange(scope, receive, send, self._dialect)
         async with answering_errors(exchange):
             caller = self._house.door.admit(scope, self._access)
+            self._house.service.check_room()  # cheaper than reading what would be refused
             body = await read_object(scope, receive, self._house.max_body_bytes)
             parsed = self._parse(body, self._house.service.model)
             self._log_ignored(parsed)
@@ -119,6 +120,8 @@ async def _stream(generation: Generation, formatter: Formatter, line: Line) -> N
         async for event in generation:
             if isinstance(event, TextDelta):
                 await line.write(formatter.delta(event))
+            elif isinstance(event, Progress):
+                await line.write(formatter.progress(event))
             else:
                 await line.end(formatter.close(event))
     except Exception:

@@ -29,6 +29,8 @@ class Submit(Command, frozen=True, tag=True, array_like=True):
     prompt: text (tokenised by the worker; BOS added once as the model wants) or token ids.
     namespace: whose cache the prompt may share; sequences of other namespaces are invisible to it.
     max_tokens: None for as many as the context holds.
+    priority: lower starts first. caller: whose turn it takes among those of the same priority.
+    wants_progress: Progressed shall tell of it until its first item.
     """
 
     uid: int
@@ -36,6 +38,9 @@ class Submit(Command, frozen=True, tag=True, array_like=True):
     max_tokens: int | None
     sampling: SamplingParams
     namespace: str = ""
+    priority: int = 0
+    caller: str = ""
+    wants_progress: bool = False
 
 
 class Abort(Command, frozen=True, tag=True, array_like=True):
@@ -135,6 +140,29 @@ class StepDone(Event, frozen=True, tag=True, array_like=True):
     items: list[StreamItem]
 
 
+class ProgressItem(msgspec.Struct, frozen=True, array_like=True):
+    """How far a request without a token is.
+
+    position: how many start before it; None once it has started.
+    n_done: tokens of its prompt that are computed, of n_total; n_cached of them were reused.
+    """
+
+    uid: int
+    position: int | None
+    n_done: int
+    n_total: int
+    n_cached: int = 0
+
+
+class Progressed(Event, frozen=True, tag=True, array_like=True):
+    """News of requests that asked for it and have no token yet; a later one replaces an earlier.
+
+    It has no place in the streams: one that comes too late or not at all does no harm.
+    """
+
+    items: list[ProgressItem]
+
+
 class Tokenized(Event, frozen=True, tag=True, array_like=True):
     """Answer to Tokenize."""
 
@@ -173,6 +201,7 @@ AnyEvent = (
     | Accepted
     | Refused
     | StepDone
+    | Progressed
     | Tokenized
     | Detokenized
     | CallFailed

@@ -41,17 +41,17 @@ class Batch:
     def clear(self) -> None:
         self.n_tokens = 0
 
-    def add(self, seq: int, tokens: Sequence[int], start: int, *, logits: bool) -> int:
+    def add(self, seq: int, tokens: Sequence[int], start: int, *, n_logits: int) -> int:
         """Append tokens of one sequence at positions start, start + 1, ...
 
-        Returns the index of the last one; with `logits`, its logits will be computed.
+        Returns the index of the last one. Logits will be computed for the last n_logits tokens.
         """
         first, end = self.n_tokens, self.n_tokens + len(tokens)
         self.token[first:end] = tokens
         self.pos[first:end] = np.arange(start, start + len(tokens), dtype=np.int32)
         self.seq[first:end] = seq
         self.want_logits[first:end] = 0
-        self.want_logits[end - 1] = logits
+        self.want_logits[end - n_logits : end] = 1
         self.n_tokens = end
         return end - 1
 

@@ -113,6 +113,15 @@ class Context:
         """The most tokens of one decode: at most as many as there are cells."""
         return int(lib.llama_n_batch(self.handle))
 
+    @property
+    def can_shift(self) -> bool:
+        """True when positions of cached tokens can be moved; see Memory.shift."""
+        return bool(lib.llama_memory_can_shift(lib.llama_get_memory(self.handle)))
+
+    def set_threads(self, n_threads: int) -> None:
+        """Threads of the next decodes; not while one runs."""
+        lib.llama_set_n_threads(self.handle, n_threads, n_threads)
+
     def decode(self, batch: Batch) -> DecodeOutcome:
         """Run the batch and wait until its logits can be read."""
         self._log.hold()  # llama.cpp logs an interrupted decode as an error, which it is not
@@ -126,7 +135,7 @@ class Context:
     def logits(self, index: int) -> npt.NDArray[np.float32]:
         """The logits of batch token `index`, shape (n_vocab,), read in place.
 
-        Valid until the next decode. The token must have been added with logits=True.
+        Valid until the next decode. The token must have been added with n_logits.
         """
         row = lib.llama_get_logits_ith(self.handle, index)
         address = ctypes.addressof(row.contents)
@@ -146,6 +155,7 @@ class Memory:
 
     def __init__(self, context: Context) -> None:
         self._ctx = context.handle
+        self._has_streams = not context.params.kv_unified
         self._log = library.start()
         self._handle = lib.llama_get_memory(context.handle)
 
@@ -165,8 +175,26 @@ class Memory:
         """Let `target` own the cells of `source` in [start, end) too; no bytes are copied.
 
         Positions of the target must be empty there: a copy onto others corrupts silently.
+
+        Where sequences have streams of their own, the bytes are copied and the target loses all it
+        had. The library can only copy whole streams (anything else ends the process), and does so
+        at the next decode, whatever the source has become by then; so this goes by a saved state.
         """
+        if self._has_streams:
+            state = self.save(source)
+            if state is None or not self.load(target, state):
+                self.remove(target)
+            self.remove(target, -1, start)
+            self.remove(target, end, -1)
+            return
         lib.llama_memory_seq_cp(self._handle, source, target, start, end)
+
+    def shift(self, seq: int, start: int, end: int, delta: int) -> None:
+        """Move positions [start, end) of a sequence by delta, for every owner of those cells.
+
+        Applied by the next decode: a state that is saved before it is wrong.
+        """
+        lib.llama_memory_seq_add(self._handle, seq, start, end, delta)
 
     def save(self, seq: int) -> State | None:
         """The state of all cells of a sequence; None when it failed."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+import threading
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import llama_cpp as lib
@@ -29,7 +31,7 @@ class _LogRelay:
     def __init__(self) -> None:
         self.recent_errors: deque[str] = deque(maxlen=8)
         self._pending = ""
-        self._held: list[tuple[int, str]] | None = None
+        self._local = threading.local()  # two contexts may decode at once, each in its thread
         self._level = logging.DEBUG
         # ctypes keeps no reference to a callback: this attribute is what keeps it alive.
         self.callback = lib.llama_log_callback(self._on_text)
@@ -45,18 +47,19 @@ class _LogRelay:
     def _take(self, level: int, line: str) -> None:
         if level >= logging.ERROR:
             self.recent_errors.append(line)
-        if self._held is None:
+        held = getattr(self._local, "held", None)
+        if held is None:
             logger.log(level, "%s", line)
         else:
-            self._held.append((level, line))
+            held.append((level, line))
 
     def hold(self) -> None:
-        """Keep lines back until `release`: what they are worth is not known yet."""
-        self._held = []
+        """Keep this thread's lines back until `release`: what they are worth is not known yet."""
+        self._local.held = []
 
     def release(self, *, as_debug: bool) -> None:
         """Log what was held back, at its own level or, of an expected outcome, as debug."""
-        held, self._held = self._held or (), None
+        held, self._local.held = getattr(self._local, "held", None) or (), None
         for level, line in held:
             logger.log(logging.DEBUG if as_debug else level, "%s", line)
 
@@ -78,6 +81,16 @@ def recent_errors() -> list[str]:
 def system_info() -> str:
     """llama.cpp's own line on the processor features it was built with and uses."""
     return str(lib.llama_print_system_info().decode("utf-8", "replace")).strip(" |")
+
+
+def version() -> str:
+    """The release of the binding, which brings its own library."""
+    return str(lib.__version__)
+
+
+def files() -> list[Path]:
+    """The library's files, in order of their names."""
+    return sorted(path for path in lib.llama_cpp._base_path.iterdir() if path.is_file())
 
 
 def has_gpu() -> bool:

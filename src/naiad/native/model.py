@@ -113,6 +113,14 @@ class Model:
     def size_bytes(self) -> int:
         return int(lib.llama_model_size(self.handle))
 
+    def has_long_rope(self, n_cells: int) -> bool:
+        """Whether a context of n_cells takes the rotary factors for long contexts, of models that
+        have two sets. It goes by the context's size, see `get_rope_factors` in llama-model.cpp.
+        """
+        arch = self.metadata("general.architecture")
+        original = self.metadata(f"{arch}.rope.scaling.original_context_length")
+        return original is not None and original.isdigit() and n_cells > int(original)
+
     @property
     def can_cut(self) -> bool:
         """True when positions can be dropped from the end of a sequence (plain attention)."""

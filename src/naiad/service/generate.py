@@ -5,15 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from naiad.client.base import TokenBatch, TokenStream
 from naiad.errors import EngineFailed, NaiadError
+from naiad.service.admission import Place
 from naiad.service.registry import Entry
 from naiad.text import StreamText
-from naiad.types import Completion, Finished, FinishReason, Started, TextDelta, Usage
+from naiad.types import (
+    Completion,
+    Finished,
+    FinishReason,
+    Progress,
+    Started,
+    TextDelta,
+    Usage,
+)
 
 
 class Generation:
-    """The events of one accepted request: any number of TextDelta, then exactly one Finished.
+    """The events of one accepted request: perhaps Progress, then any number of TextDelta, then
+    exactly one Finished.
 
     Iterate it once; `started` is known from the beginning. The text is assembled here: split
     characters are joined, and a stop string ends the stream and the engine's work.
@@ -29,6 +41,8 @@ class Generation:
         "_n_cached",
         "_n_held",
         "_n_tokens",
+        "_place",
+        "_prompt_began",
         "_stream",
         "_text",
         "finished",
@@ -40,6 +54,7 @@ class Generation:
         stream: TokenStream,
         stops: tuple[str, ...],
         entry: Entry,
+        place: Place,
         abort: Callable[[int], None],
     ) -> None:
         self.started = Started(n_prompt=stream.n_prompt)
@@ -47,24 +62,28 @@ class Generation:
         self._stream = stream
         self._text = StreamText(stops)
         self._entry = entry
+        self._place = place
         self._abort = abort
         self._end: Finished | None = None  # known, not yet handed out
         self._is_over = False
         self._n_tokens = 0  # chosen by the engine so far
         self._n_held = 0  # of those, not yet told in a delta
         self._n_cached = 0
-        self._began = time.monotonic()
+        self._began = self._prompt_began = time.monotonic()
         self._first_text: float | None = None
         entry.attach(self._stop)
 
     def __aiter__(self) -> Generation:
         return self
 
-    async def __anext__(self) -> TextDelta | Finished:
+    async def __anext__(self) -> Progress | TextDelta | Finished:
         while self._end is None:
             if self._is_over:
                 raise StopAsyncIteration
-            text = self._take(await self._stream.get())
+            batch = await self._stream.get()
+            if batch.progress is not None:
+                return self._progressed(batch.progress)
+            text = self._take(batch)
             if text:
                 return self._delta(text)
         end, self._end, self._is_over = self._end, None, True
@@ -76,7 +95,7 @@ class Generation:
         async for event in self:
             if isinstance(event, TextDelta):
                 parts.append(event.text)
-            else:
+            elif isinstance(event, Finished):
                 return Completion(text="".join(parts), finished=event)
         raise RuntimeError("the stream had been read to its end before")
 
@@ -98,6 +117,18 @@ class Generation:
 
     def _stop(self) -> None:
         self._abort(self._stream.uid)
+
+    def _progressed(self, told: Progress) -> Progress:
+        """What the engine told, with the times that only the front knows."""
+        now = time.monotonic()
+        if told.position is None:
+            prompt_s = now - self._prompt_began
+            progress = msgspec.structs.replace(told, prompt_s=prompt_s)
+        else:
+            self._prompt_began = now  # it still waits: its prompt begins later
+            progress = msgspec.structs.replace(told, eta_s=self._place.eta_s(told.position))
+        self._entry.progress = progress
+        return progress
 
     def _take(self, batch: TokenBatch) -> str:
         """Account for a batch and return the text that it releases."""
@@ -141,6 +172,8 @@ class Generation:
     def _delta(self, text: str) -> TextDelta:
         if self._first_text is None:
             self._first_text = time.monotonic()
+            self._entry.progress = None
+            self._place.started()
         self._entry.pieces.append(text)
         n_tokens, self._n_held = self._n_held, 0
         return TextDelta(text, n_tokens)

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from naiad.types import Caller
+from naiad.types import Caller, Progress
 
 CREDIT_S = 2.0
 
@@ -27,7 +27,9 @@ CREDIT_S = 2.0
 class Entry:
     """One generation from admission to its end."""
 
-    __slots__ = ("_stop", "caller", "handle", "id", "is_aborted", "is_finished", "pieces")
+    __slots__ = (
+        "_stop", "caller", "handle", "id", "is_aborted", "is_finished", "pieces", "progress",
+    )  # fmt: skip
 
     def __init__(self, caller: Caller, handle: str | None) -> None:
         self.id = secrets.token_hex(16)  # ours, unguessable; a client's own id is never a key
@@ -36,6 +38,7 @@ class Entry:
         self.is_aborted = False
         self.is_finished = False
         self.pieces: list[str] = []  # the text so far; bounded by the context
+        self.progress: Progress | None = None  # the newest, until there is text
         self._stop: Callable[[], None] | None = None
 
     def attach(self, stop: Callable[[], None]) -> None:
@@ -100,6 +103,11 @@ class Registry:
         """Text so far of the caller's oldest generation under that handle (or without one)."""
         found = self._of(caller, handle)
         return found[0].text if found else ""
+
+    def progress(self, caller: Caller, handle: str | None) -> Progress | None:
+        """How far that same generation is; None when it has text or did not ask."""
+        found = self._of(caller, handle)
+        return found[0].progress if found else None
 
     def _of(self, caller: Caller, handle: str | None) -> list[Entry]:
         return [

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from naiad.client.base import EngineClient, EngineState, EngineStatus, Job
 from naiad.config import Config
-from naiad.errors import EngineUnavailable, ModelNotFound
+from naiad.errors import AdminRequired, EngineUnavailable, ModelNotFound
 from naiad.service import health
-from naiad.service.admission import Admission
+from naiad.service.admission import Admission, tokens_in
 from naiad.service.generate import Generation
 from naiad.service.perf import Perf
 from naiad.service.registry import Registry
@@ -23,6 +23,7 @@ from naiad.types import (
     ChatPrompt,
     GenerateRequest,
     ModelInfo,
+    Progress,
     Prompt,
     TextPrompt,
 )
@@ -56,7 +57,7 @@ class Service:
         self._config = config
         self._renderer = renderer
         self._is_installed = is_installed
-        self._admission = Admission(config.max_queue)
+        self._admission = Admission(config.max_queue, config.max_queue_tokens)
         self._registry = Registry()
         self._perf = Perf()
 
@@ -97,17 +98,22 @@ class Service:
         """True when callers need a key."""
         return self._config.api_key is not None
 
+    def check_room(self) -> None:
+        """Raises Overloaded when no generation can come in, not even with a prompt of one token."""
+        self._admission.check(self._parallel(self._engine.status.model), 1)
+
     @asynccontextmanager
     async def generate(self, request: GenerateRequest, caller: Caller) -> AsyncIterator[Generation]:
         """Run a request; the context yields its Generation once the engine has accepted it.
 
-        Raises, while it is entered: ModelNotFound, EngineUnavailable, Overloaded, and what the
-        template or the engine refuses (InvalidRequest, ContextExceeded, ...).
+        Raises, while it is entered: ModelNotFound, EngineUnavailable, AdminRequired, Overloaded,
+        and what the template or the engine refuses (InvalidRequest, ContextExceeded, ...).
         """
         model = self._ready_model()
         self._check_name(request.model, model)
+        _check_priority(request.priority, caller)
         with (
-            self._admission.admit(self._parallel(model)),
+            self._admission.admit(self._parallel(model), tokens_in(request.prompt)) as place,
             self._registry.enter(caller, request.handle) as entry,
         ):
             job = Job(
@@ -115,9 +121,13 @@ class Service:
                 max_tokens=request.max_tokens,
                 sampling=request.sampling,
                 namespace=caller.namespace,
+                priority=request.priority,
+                caller=caller.identity,
+                wants_progress=request.wants_progress,
             )
             stream = await self._engine.submit(job)
-            generation = Generation(stream, request.stop, entry, self._engine.abort)
+            place.counted(stream.n_prompt)
+            generation = Generation(stream, request.stop, entry, place, self._engine.abort)
             try:
                 yield generation
             finally:
@@ -149,6 +159,10 @@ class Service:
     def partial_text(self, caller: Caller, handle: str | None) -> str:
         """The text so far of a running generation of this caller; "" when there is none."""
         return self._registry.partial_text(caller, handle)
+
+    def progress(self, caller: Caller, handle: str | None) -> Progress | None:
+        """How far that generation is; None when it has text or did not ask."""
+        return self._registry.progress(caller, handle)
 
     def perf(self) -> Mapping[str, Any]:
         """Counters; service.perf names them."""
@@ -189,6 +203,15 @@ class Service:
 
     def _record(self, generation: Generation, seed: int) -> None:
         self._perf.record(generation.outcome(), seed, *generation.seconds)
+
+
+def _check_priority(priority: int, caller: Caller) -> None:
+    if priority < 0 and not caller.is_admin:
+        raise AdminRequired(
+            f"'priority' {priority} is for the administrator: without the admin key it must be "
+            "from 0 to 100.",
+            param="priority",
+        )
 
 
 def _unavailable(status: EngineStatus) -> EngineUnavailable:

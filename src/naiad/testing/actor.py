@@ -14,7 +14,7 @@ import msgspec
 from naiad.engine.base import CoreJob
 from naiad.errors import EngineFailed, InvalidRequest
 from naiad.ipc.channel import HEADER, MAX_FRAME_BYTES, WorkerChannel
-from naiad.ipc.messages import StepDone, StreamItem
+from naiad.ipc.messages import ProgressItem, StepDone, StreamItem
 from naiad.testing.words import BYTES, EOS, decode_token, key_of, length_of, word_at
 from naiad.types import FinishReason
 
@@ -52,6 +52,8 @@ class Actor:
         self.uid = job.uid
         self.due = 0.0
         self.is_cancelled = False
+        self.wants_progress = job.wants_progress
+        self.n_prompt = self.n_done = len(job.prompt)
         self._wire = wire
         self._key = key_of(job.prompt)
         self._seq = 0
@@ -85,6 +87,16 @@ class Actor:
             return self._item([], b"", FinishReason.CANCELLED)
         self._babble -= 1
         return self._item(*self._next_word())
+
+    def progress(self, position: int | None) -> ProgressItem:
+        """How far it is: at `position` in the line, or in the pretended work on its prompt."""
+        n_done = self.n_done if position is None else 0
+        return ProgressItem(self.uid, position, n_done, self.n_prompt)
+
+    @property
+    def is_silent(self) -> bool:
+        """True when no item of it was made yet."""
+        return self._seq == 0
 
     def _item(
         self,
@@ -128,6 +140,12 @@ class Actor:
 
     def do_pause(self, seconds: float) -> Iterator[Moment]:
         yield float(seconds)
+
+    def do_prefill(self, n_steps: int, seconds: float = 0.0) -> Iterator[Moment]:
+        """Pretend to work on the prompt in so many steps of so many seconds."""
+        for step in range(n_steps):
+            self.n_done = self.n_prompt * (step + 1) // n_steps
+            yield float(seconds)
 
     def do_finish_error(self, message: str = "a scripted failure") -> Iterator[Moment]:
         self._error = (EngineFailed.code, message)

@@ -18,15 +18,16 @@ import logging
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from naiad.config import EngineConfig
 from naiad.engine.base import CoreJob, Loader
+from naiad.engine.queueing import WaitingLine
+from naiad.engine.sequence import Sequence
 from naiad.errors import ContextExceeded, InvalidRequest, from_code
 from naiad.ipc.channel import WorkerChannel
-from naiad.ipc.messages import StreamItem
+from naiad.ipc.messages import ProgressItem, StreamItem
 from naiad.testing.actor import Actor, Wire, script_in, script_of
 from naiad.testing.words import (
     EOS,
@@ -100,7 +101,7 @@ class ScriptedBackend:
                 n_ctx=self._n_ctx,
                 pool_cells=self._n_ctx * config.parallel,
                 parallel=config.parallel,
-                extra_buffers=config.extra_buffers,
+                extra_buffers=config.extra_buffers is not False,
             ),
         )
 
@@ -136,22 +137,26 @@ class ScriptedCore:
         self.wire: Wire | None = None
         self._parallel = parallel
         self._interval = 1 / rate if rate else 0.0
-        self._waiting: deque[Actor] = deque()
+        self._line = WaitingLine()
+        self._waiting: dict[int, tuple[Sequence, Actor]] = {}
         self._running: dict[int, Actor] = {}
+        self._sequences: dict[int, Sequence] = {}  # of the running ones
         self._schedule: list[tuple[float, int]] = []  # a heap of (due, uid); may hold stale pairs
         self._next_step = 0.0
         self._ended: list[StreamItem] = []
 
     def add(self, job: CoreJob) -> None:
-        self._waiting.append(Actor(job, self.wire))
+        sequence = Sequence(job)
+        self._line.add(sequence)
+        self._waiting[job.uid] = sequence, Actor(job, self.wire)
 
     def abort(self, uid: int) -> None:
         actor = self._running.get(uid)
         if actor is not None and not actor.is_cancelled:
             actor.is_cancelled = True
             self._enter(actor, 0.0)
-        for waiting in [actor for actor in self._waiting if actor.uid == uid]:
-            self._waiting.remove(waiting)
+        if uid in self._waiting:
+            self._line.remove(self._waiting.pop(uid)[0])
             self._ended.append(StreamItem(uid, 0, [], b"", FinishReason.CANCELLED))
 
     def cancel_hint(self, uid: int) -> None:
@@ -169,20 +174,40 @@ class ScriptedCore:
     def step(self) -> list[StreamItem]:
         now = time.monotonic()
         self._next_step = now + STEP_S
-        while self._can_admit():
-            actor = self._waiting.popleft()
-            self._running[actor.uid] = actor
-            self._enter(actor, now)
+        if self._can_admit():
+            self._admit(now)
         items, self._ended = self._ended, []
         for actor in self._take_due(now):
             item = actor.play(self._interval)
             if item is not None:
                 items.append(item)
             if item is not None and item.finish is not None:
-                del self._running[actor.uid]
+                self._leave(actor, item.seq + 1)
             else:
                 heapq.heappush(self._schedule, (actor.due, actor.uid))
         return items
+
+    def progress(self) -> list[ProgressItem]:
+        """See engine.base.ReportsProgress."""
+        waiting = [
+            actor.progress(self._line.position(sequence))
+            for sequence, actor in self._waiting.values()
+            if actor.wants_progress
+        ]
+        running = self._running.values()
+        return waiting + [a.progress(None) for a in running if a.wants_progress and a.is_silent]
+
+    def _admit(self, now: float) -> None:
+        for sequence in self._line.ordered()[: self._parallel - len(self._running)]:
+            _, actor = self._waiting.pop(sequence.uid)
+            self._line.started(sequence)
+            self._running[actor.uid] = actor
+            self._sequences[actor.uid] = sequence
+            self._enter(actor, now)
+
+    def _leave(self, actor: Actor, n_items: int) -> None:
+        del self._running[actor.uid]
+        self._line.ended(self._sequences.pop(actor.uid), actor.n_prompt + n_items)
 
     def _enter(self, actor: Actor, due: float) -> None:
         actor.due = due
@@ -226,7 +251,7 @@ def _act_load(config: EngineConfig, verb: str, arguments: list[Any]) -> None:
     """One verb of a load script: fail CODE MESSAGE, die SIGNAL, pause SECONDS, log LEVEL TEXT,
     print TEXT. With "_unless_safe" behind its name, only when extra_buffers are on.
     """
-    if verb.endswith("_unless_safe") and not config.extra_buffers:
+    if verb.endswith("_unless_safe") and config.extra_buffers is False:
         return
     match verb.removesuffix("_unless_safe"), arguments:
         case "fail", [code, message]:

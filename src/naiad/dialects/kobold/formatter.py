@@ -12,8 +12,9 @@ from typing import Any
 from naiad.dialects.base import Media
 from naiad.dialects.framing import SSE_PING, Template, sse, to_line
 from naiad.dialects.kobold.errors import detail_of
+from naiad.dialects.progress import progress_of
 from naiad.errors import InternalError
-from naiad.types import Completion, Finished, FinishReason, Started, TextDelta
+from naiad.types import Completion, Finished, FinishReason, Progress, Started, TextDelta
 
 _EVENT = "message"
 _FINISH = {
@@ -34,6 +35,12 @@ class KoboldFormatter:
     def open(self, started: Started) -> bytes:  # noqa: ARG002 - the protocol's signature
         """Nothing: the first event is the first token."""
         return b""
+
+    def progress(self, progress: Progress) -> bytes:
+        """An event of its own name, with no token in case a client reads it nevertheless."""
+        return sse(
+            to_line({"token": "", "finish_reason": None, **progress_of(progress)}), "progress"
+        )
 
     def delta(self, delta: TextDelta) -> bytes:
         """One token event."""

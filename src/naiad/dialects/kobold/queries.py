@@ -8,6 +8,7 @@ import naiad
 from naiad.dialects.base import Backend, Call
 from naiad.dialects.fields import Fields, boolean, text, token_ids
 from naiad.dialects.kobold.requests import DEFAULT_MAX_LENGTH
+from naiad.dialects.progress import progress_of
 from naiad.dialects.prompts import read_messages
 from naiad.dialects.sampling import read_handle
 from naiad.types import ChatPrompt, GenerateRequest
@@ -84,9 +85,15 @@ async def list_soft_prompts(_backend: Backend, _call: Call) -> Any:
 
 
 async def check_generation(backend: Backend, call: Call) -> Any:
-    """The text so far of the caller's running generation."""
+    """The text so far of the caller's running generation; before that, how far it is if it asked.
+
+    A generation asks with `return_progress`.
+    """
     handle = read_handle(Fields({**call.query, **call.body}))
-    return {"results": [{"text": backend.partial_text(call.caller, handle)}]}
+    result: dict[str, Any] = {"text": backend.partial_text(call.caller, handle)}
+    if progress := backend.progress(call.caller, handle):
+        result |= progress_of(progress)
+    return {"results": [result]}
 
 
 async def abort_generation(backend: Backend, call: Call) -> Any:

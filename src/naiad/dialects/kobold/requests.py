@@ -8,17 +8,27 @@ from typing import Any
 from naiad.dialects.base import Parsed
 from naiad.dialects.fields import Fields, integer, text
 from naiad.dialects.kobold.formatter import KoboldFormatter
+from naiad.dialects.sampler_order import kobold_order
 from naiad.dialects.sampling import (
     ignored,
     read_handle,
     read_max_tokens,
+    read_priority,
     read_sampling,
     read_stops,
+    wants_progress,
 )
 from naiad.types import GenerateRequest, ModelInfo, SamplingParams, TextPrompt
 
 DEFAULTS = SamplingParams(
-    temperature=0.7, top_k=100, top_p=0.9, repetition_penalty=1.0, penalty_last_n=320
+    temperature=0.7,
+    top_k=100,
+    top_p=0.9,
+    repetition_penalty=1.0,
+    penalty_last_n=320,
+    dry_last_n=320,
+    xtc_threshold=0.2,
+    order=kobold_order(),
 )
 DEFAULT_MAX_LENGTH = 2048
 
@@ -48,6 +58,8 @@ def _parse(body: Mapping[str, Any], model: ModelInfo, *, stream: bool) -> Parsed
         stop=read_stops(fields, *STOPS),
         stream=stream,
         handle=read_handle(fields),
+        priority=read_priority(fields),
+        wants_progress=wants_progress(fields),
     )
     shorter = _shorter_context(fields, model)
     return Parsed(request, KoboldFormatter(), ignored(fields) + shorter)

@@ -15,8 +15,17 @@ from typing import Any
 from naiad.dialects.base import Media
 from naiad.dialects.framing import SSE_DONE, SSE_PING, Template, sse, to_line
 from naiad.dialects.openai.errors import error_body
+from naiad.dialects.progress import progress_of
 from naiad.errors import InternalError
-from naiad.types import Completion, Finished, FinishReason, Started, TextDelta, Usage
+from naiad.types import (
+    Completion,
+    Finished,
+    FinishReason,
+    Progress,
+    Started,
+    TextDelta,
+    Usage,
+)
 
 _FINISH = {
     FinishReason.STOP: "stop",
@@ -54,6 +63,11 @@ class OpenAIFormatter:
     def open(self, started: Started) -> bytes:  # noqa: ARG002 - the protocol's signature
         """Nothing, unless the form has a first chunk of its own."""
         return b""
+
+    def progress(self, progress: Progress) -> bytes:
+        """A chunk without text; its figures stand beside the choices."""
+        chunk = self._chunk([self._silent_choice()])
+        return sse(to_line({**chunk, **progress_of(progress)}))
 
     def delta(self, delta: TextDelta) -> bytes:
         """One chunk of text."""
@@ -94,6 +108,9 @@ class OpenAIFormatter:
     def _choice(self, text: str, finish: str | None) -> dict[str, Any]:
         raise NotImplementedError
 
+    def _silent_choice(self) -> dict[str, Any]:
+        return self._choice("", None)
+
     def _whole_choice(self, text: str, finish: str) -> dict[str, Any]:
         raise NotImplementedError
 
@@ -110,6 +127,9 @@ class ChatFormatter(OpenAIFormatter):
 
     def _choice(self, text: str, finish: str | None) -> dict[str, Any]:
         return _chat_choice({"content": text} if finish is None else {}, finish)
+
+    def _silent_choice(self) -> dict[str, Any]:
+        return _chat_choice({"content": None}, None)  # as llama-server sends it
 
     def _whole_choice(self, text: str, finish: str) -> dict[str, Any]:
         message = {"role": "assistant", "content": text, "refusal": None}
@@ -139,5 +159,5 @@ def usage_of(usage: Usage) -> dict[str, Any]:
     }
 
 
-def _chat_choice(delta: dict[str, str], finish: str | None) -> dict[str, Any]:
+def _chat_choice(delta: dict[str, str | None], finish: str | None) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}

@@ -18,8 +18,10 @@ from naiad.dialects.sampling import (
     read_handle,
     read_max_tokens,
     read_object,
+    read_priority,
     read_sampling,
     read_stops,
+    wants_progress,
 )
 from naiad.errors import InvalidRequest, Unsupported
 from naiad.types import (
@@ -35,7 +37,9 @@ MAX_MODEL_CHARS = 512
 
 #: What applies where a request is silent: llama-server's choice. The API's own (temperature 1 and
 #: nothing cut off) makes small quantised models ramble.
-DEFAULTS = SamplingParams(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05)
+DEFAULTS = SamplingParams(
+    temperature=0.8, top_k=40, top_p=0.95, min_p=0.05, dry_breakers=("\n", ":", '"', "*")
+)
 
 #: The first that is present counts. None of them present: up to the end of the context.
 MAX_TOKENS = (
@@ -82,14 +86,17 @@ def _finish(
     kind: str,
     without_effect: tuple[str, ...] = (),
 ) -> Parsed:
+    is_streamed = fields.get(boolean, "stream") or False
     request = GenerateRequest(
         prompt=prompt,
         sampling=read_sampling(fields, model, DEFAULTS),
         max_tokens=read_max_tokens(fields, *MAX_TOKENS),
         stop=read_stops(fields, *STOPS),
-        stream=fields.get(boolean, "stream") or False,
+        stream=is_streamed,
         model=fields.get(short_text(MAX_MODEL_CHARS), "model") or None,
         handle=read_handle(fields),
+        priority=read_priority(fields),
+        wants_progress=wants_progress(fields) and is_streamed,
     )
     options = read_object(fields, "stream_options")
     include_usage = options.get(boolean, "include_usage") or False

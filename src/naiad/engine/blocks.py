@@ -1,0 +1,155 @@
+"""Blocks of saved cells, the tree they make, and what a store of blocks has to offer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from naiad.engine.sequence import common_prefix
+
+#: Cells in one block. Saving one takes about a millisecond of a small model, the longest that a
+#: request which arrives in that moment has to wait.
+BLOCK = 128
+
+S = TypeVar("S")
+
+
+@dataclass(slots=True, eq=False)
+class Block(Generic[S]):
+    """Saved cells [start, start + len(tokens)) of some sequence.
+
+    state: None while only the store holds it; see `HostCache.state_of`. key: its name in the store.
+    """
+
+    tokens: list[int]
+    start: int
+    state: S | None
+    n_bytes: int
+    parent: Block[S] | None
+    children: list[Block[S]] = field(default_factory=list)
+    last_used: int = 0
+    key: bytes = b""
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Match(Generic[S]):
+    """Use the first n_tokens of a block."""
+
+    block: Block[S]
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A block as a store knows it: the cells [start, start + len(tokens)) after the block `parent`.
+
+    n_bytes: of the state. used_ns: when it was last of use, nanoseconds since 1970.
+    """
+
+    key: bytes
+    parent: bytes
+    start: int
+    tokens: list[int]
+    n_bytes: int
+    used_ns: int = 0
+
+
+class Store(Protocol[S]):
+    """Where states outlive memory. Nothing here raises, and only `get` waits for anything."""
+
+    def root_key(self, namespace: str) -> bytes:
+        """The `parent` of a namespace's first blocks."""
+        ...
+
+    def block_key(self, parent: bytes, tokens: list[int]) -> bytes: ...
+
+    def entries(self) -> list[Entry]:
+        """What it holds at the start."""
+        ...
+
+    def has_room(self, n_bytes: int) -> bool:
+        """Whether a state of so many bytes can be put without going over the bound."""
+        ...
+
+    def fits(self, n_bytes: int) -> bool:
+        """Whether it could be put if nothing else were there."""
+        ...
+
+    def put(self, entry: Entry, state: S) -> bool:
+        """Begin to keep a state. False: not now."""
+        ...
+
+    def holds(self, key: bytes) -> bool:
+        """Whether it is kept or about to be. What failed to be kept is not held any more."""
+        ...
+
+    def detach(self, key: bytes) -> bool:
+        """Memory lets go of the state. False: it is not held, and never will be."""
+        ...
+
+    def get(self, key: bytes) -> S | None:
+        """The state, or None when it is gone or damaged; then it is not held any more."""
+        ...
+
+    def remove(self, key: bytes) -> None: ...
+
+    def touch(self, key: bytes, start: int) -> None:
+        """It was of use just now."""
+        ...
+
+
+def path_of(leaf: Block[S]) -> list[Block[S]]:
+    """The block and those before it, the last first, without the root."""
+    path: list[Block[S]] = []
+    block = leaf
+    while block.parent is not None:
+        path.append(block)
+        block = block.parent
+    return path
+
+
+def below(root: Block[S]) -> Iterator[Block[S]]:
+    stack = list(root.children)
+    while stack:
+        block = stack.pop()
+        yield block
+        stack += block.children
+
+
+def best_child(block: Block[S], tokens: list[int]) -> tuple[Block[S] | None, int]:
+    best: Block[S] | None = None
+    n_best = 0
+    first = tokens[:1]
+    for child in block.children:
+        n = common_prefix(child.tokens, tokens) if child.tokens[:1] == first else 0
+        if n > n_best:
+            best, n_best = child, n
+    return best, n_best
+
+
+def grow(store: Store[S], root: Callable[[bytes], Block[S]]) -> list[Block[S]]:
+    """The blocks that a store holds, put below the roots of their keys.
+
+    Least recently used first, and a block before those it continues. What lacks its beginning is
+    dropped from the store.
+    """
+    used: dict[Block[S], int] = {}
+    found: dict[bytes, Block[S]] = {}
+    for entry in sorted(store.entries(), key=lambda entry: entry.start):
+        parent = found.get(entry.parent) if entry.start else root(entry.parent)
+        if parent is None or parent.end != entry.start or len(parent.tokens) % BLOCK:
+            store.remove(entry.key)
+            continue
+        block = Block[S](entry.tokens, entry.start, None, entry.n_bytes, parent, key=entry.key)
+        parent.children.append(block)
+        found[entry.key] = block
+        used[block] = entry.used_ns
+    for block in reversed(list(used)):
+        if block.parent in used:
+            used[block.parent] = max(used[block.parent], used[block])
+    return sorted(used, key=lambda block: (used[block], -block.start))

@@ -1,0 +1,195 @@
+"""Who starts, when and where: the way of a request from the waiting line into the pool.
+
+A prompt takes one of three ways. It waits, when another request is computing the same beginning. It
+goes through the lane, when computing it in the pool would hold running streams up for longer than
+the step's target, or is more than one step's work. Otherwise it goes straight into the pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from naiad.engine.cost import StepCost
+from naiad.engine.lane import Lane
+from naiad.engine.pool import Pool
+from naiad.engine.prefix import MIN_REUSE, NOTHING, PrefixCache, Resident
+from naiad.engine.queueing import WaitingLine
+from naiad.engine.scheduler import StepBudget
+from naiad.engine.sequence import NO_SLOT, Sequence
+
+#: Waiting for another request's prefill is worth it from this many shared tokens on.
+_WORTH_WAITING = 16
+#: Moving a prompt of so few tokens between contexts costs more than computing it.
+_ALWAYS_SHORT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeRules:
+    """parallel: sequences that may be at work at once. pool_cells: cells they share. can_reuse: see
+    CoreLimits. can_shift: moved pieces of earlier prompts may be used."""
+
+    parallel: int
+    pool_cells: int
+    can_reuse: bool
+    can_shift: bool
+    budget: StepBudget
+
+
+class Intake:
+    """Owns the waiting line and the lane's members; `running` is the core's own list.
+
+    started: called with each sequence that has got its slot and cells.
+    """
+
+    def __init__(
+        self,
+        rules: IntakeRules,
+        pool: Pool,
+        prefix: PrefixCache,
+        lane: Lane | None,
+        cost: StepCost,
+        running: list[Sequence],
+        started: Callable[[Sequence], None],
+    ) -> None:
+        self._rules = rules
+        self._pool = pool
+        self._prefix = prefix
+        self._cost = cost
+        self._running = running
+        self._started = started
+        self._is_full = False  # a running one had to be put back, and nobody has left since
+        self.lane = lane
+        self.line = WaitingLine()
+        self.lacks_room = False  # the next one waits for cells, not for a slot
+
+    @property
+    def in_lane(self) -> list[Sequence]:
+        return self.lane.members if self.lane else []
+
+    @property
+    def has_slot(self) -> bool:
+        return len(self._running) + len(self.in_lane) < self._rules.parallel
+
+    # -- the ways in and out ---------------------------------------------------------------------
+
+    def put_back(self, sequence: Sequence) -> None:
+        """A running one has to go, for lack of cells: what it has is kept outside the pool."""
+        self._is_full = True
+        if self._rules.can_reuse:
+            sequence.spans = self._prefix.save(sequence.slot, 0, sequence.computed)
+        self._pool.free(sequence.slot)
+        sequence.slot, sequence.computed = NO_SLOT, sequence.n_held
+        self.line.put_back(sequence)
+
+    def withdraw(self, sequence: Sequence) -> None:
+        """It is not wanted any more, and has no slot."""
+        if self.lane and sequence in self.lane.members:
+            self.lane.remove(sequence)
+        else:
+            self.line.remove(sequence)
+
+    def left(self, sequence: Sequence) -> None:
+        """It is over."""
+        self._is_full = False
+        self.line.ended(sequence, sequence.computed - max(sequence.n_cached, 0))
+
+    def collect(self) -> None:
+        """Take in what the lane has computed; a prompt that is done waits for its slot."""
+        if self.lane is None:
+            return
+        sequence = self.lane.collect(self._cost)
+        if sequence is None:
+            return
+        self._prefix.keep(sequence)
+        if sequence not in self.lane.members:
+            if sequence.is_lane_shut:
+                sequence.n_cached = -1  # what it took over may not have come through
+            self.line.put_back(sequence)
+
+    # -- admission -------------------------------------------------------------------------------
+
+    def admit(self) -> None:
+        """Start waiting sequences in the line's order, as slots and cells allow.
+
+        Once one had to be put back for lack of cells, nobody starts before somebody leaves: those
+        that run only grow, and trying again would fail the same step for ever.
+        """
+        self.lacks_room = self._is_full and bool(self._running)
+        if not self.line:
+            return
+        for sequence in self.line.ordered():
+            if self.lacks_room or not self.has_slot:
+                return
+            self._try(sequence)
+
+    def _try(self, sequence: Sequence) -> None:
+        resident = self._find(sequence)
+        if resident.n_coming - max(resident.n_ready, sequence.n_held) >= _WORTH_WAITING:
+            return  # another request is computing this very prefix: share it
+        if self._send_to_lane(sequence, resident):
+            return
+        if self.has_room_for(sequence, resident):
+            self._start(sequence, resident)
+        else:
+            self.lacks_room = True
+
+    def _find(self, sequence: Sequence) -> Resident:
+        if not self._rules.can_reuse:
+            return NOTHING
+        return self._prefix.resident(sequence, [*self._running, *self.in_lane])
+
+    def _send_to_lane(self, sequence: Sequence, resident: Resident) -> bool:
+        lane = self.lane
+        if lane is None or not lane.takes(sequence):
+            return False
+        n_known = self._prefix.n_known(sequence, resident)
+        if not self._is_long(sequence, n_known):
+            return False
+        if self._rules.can_shift and not sequence.spans:
+            sequence.moves = self._prefix.find_moves(sequence, n_known)
+            resident = self._find(sequence)  # searching may have sent parked ones away
+        self._prefix.hold(sequence, resident)
+        self._count_cached(sequence, sequence.computed + sum(m.segment.n for m in sequence.moves))
+        self.line.started(sequence)
+        lane.add(sequence)
+        return True
+
+    def _is_long(self, sequence: Sequence, n_known: int) -> bool:
+        """Whether computing the rest in the pool takes more than the next step may."""
+        n_new = len(sequence.tokens) - 1 - n_known
+        if n_new <= _ALWAYS_SHORT:
+            return False
+        budget = self._rules.budget
+        n_ahead = sum(s.n_pending for s in self._running if s.n_pending > 1)
+        n_decoding = len(self._running) - sum(s.n_pending > 1 for s in self._running)
+        n_allowed = budget.alone
+        if n_decoding:
+            n_allowed = min(self._cost.chunk(budget.target_s, n_known), budget.beside)
+        return n_ahead + n_new > n_allowed
+
+    def has_room_for(self, sequence: Sequence, resident: Resident) -> bool:
+        """Whether the prompt fits beside what runs; always true when nothing runs.
+
+        Shared cells are counted for each owner, so this errs on the careful side.
+        """
+        if not self._running:
+            return True
+        used = sum(len(s.tokens) for s in self._running)
+        n_shared = resident.n_ready if resident.n_ready >= MIN_REUSE else 0
+        return used + len(sequence.tokens) - n_shared <= self._rules.pool_cells
+
+    def _start(self, sequence: Sequence, resident: Resident) -> None:
+        sequence.slot = self._pool.allocate()
+        sequence.top = sequence.n_moved = 0
+        if self._rules.can_reuse:
+            self._prefix.attach(sequence, resident)
+        sequence.spans, sequence.moves = [], []
+        self._count_cached(sequence, sequence.computed)
+        self.line.started(sequence)
+        self._running.append(sequence)
+        self._started(sequence)
+
+    def _count_cached(self, sequence: Sequence, n_tokens: int) -> None:
+        if sequence.n_cached < 0:  # only what was there when it first started counts
+            sequence.n_cached = n_tokens

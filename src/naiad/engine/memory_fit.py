@@ -1,0 +1,289 @@
+"""What fits into memory: contexts, cells and caches as arithmetic that can be shown.
+
+Pure functions of plain numbers, but for `free_memory`.
+
+Formulas, checked against the sizes that llama.cpp reports (tests/test_engine_sizing_real.py):
+keys and values are cells x bytes of a cell; a step's buffers are the larger of its logits (tokens
+of a micro-batch x vocabulary x 4) and its attention (tokens x cells in sight x 4 for each head and
+mask; with flash attention x 2 for the mask alone), and some vectors for each token beside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from naiad.config import DEFAULT_HOST_CACHE_MIB
+from naiad.errors import ConfigError
+
+#: llama.cpp rounds contexts up to this many cells.
+CELL_STEP = 256
+#: Without --ctx or many parallel requests asking for more, the pool stops here: it is filled with
+#: zeros at start, which costs about a second per three gigabytes, and operations scan it.
+POOL_ENOUGH = 65536
+#: The share of free memory that the pool may take when nobody said otherwise.
+POOL_SHARE = 0.25
+#: The share of free memory that may be used when asked: Python and other programs need some too.
+USABLE_SHARE = 0.85
+#: Vectors of the model's width that a step keeps for each token, beside logits and attention.
+_VECTORS_PER_TOKEN = 16
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What a model costs. mapped_bytes: weights that count as free memory until they are read."""
+
+    mapped_bytes: int
+    bytes_per_cell: int
+    n_ctx_train: int
+    n_vocab: int = 0
+    n_embd: int = 0
+    n_head: int = 0
+    has_window: bool = False  # sliding layers have a mask of their own
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be held. ctx and host_cache_mib: None when nobody asked for a number.
+
+    most_parked: finished sequences that may stay; in streams each of them has cells of its own.
+    """
+
+    parallel: int
+    ctx: int | None = None
+    host_cache_mib: int | None = None
+    most_parked: int = 0
+    n_ubatch: int = 512
+    flash_attention: bool = True
+    kv_unified: bool = True
+    has_lane: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFit:
+    """What fits.
+
+    n_ctx: tokens one request may use; n_cells: cells of the context, all sequences together;
+    n_parked: finished sequences it has ids for; lane_cells: those of the lane's context, 0 without.
+    arithmetic: the sum, for people.
+    """
+
+    n_ctx: int
+    n_cells: int
+    n_parked: int
+    lane_cells: int
+    host_cache_bytes: int
+    arithmetic: str
+
+    @property
+    def host_cache_mib(self) -> int:
+        return self.host_cache_bytes // MIB
+
+
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    """One way to spend memory, in bytes."""
+
+    shape: ModelShape
+    wish: Wish
+    n_ctx: int
+    n_cells: int
+    n_parked: int
+    host_cache: int = 0
+
+    @property
+    def lane_cells(self) -> int:
+        return round_up(self.n_ctx) if self.wish.has_lane else 0
+
+    @property
+    def cells(self) -> int:
+        return (self.n_cells + self.lane_cells) * self.shape.bytes_per_cell
+
+    @property
+    def compute(self) -> int:
+        n_seq = self.wish.parallel + self.n_parked + 1
+        outputs = n_seq * self.shape.n_vocab * 4
+        in_sight = self.n_cells if self.wish.kv_unified else round_up(self.n_ctx)
+        main = compute_bytes(self.shape, self.wish, in_sight) + outputs
+        lane = compute_bytes(self.shape, self.wish, self.lane_cells) + outputs
+        return main + (lane if self.lane_cells else 0)
+
+    @property
+    def total(self) -> int:
+        return self.shape.mapped_bytes + self.cells + self.compute + self.host_cache
+
+    def __str__(self) -> str:
+        lane = f", {self.lane_cells} of them of the prefill lane" if self.lane_cells else ""
+        cells = self.n_cells + self.lane_cells
+        parts = [
+            f"model {self.shape.mapped_bytes // MIB} MiB",
+            f"{cells} cells x {self.shape.bytes_per_cell} bytes{lane} = {self.cells // MIB} MiB",
+            f"buffers of a step {self.compute // MIB} MiB",
+        ]
+        if self.host_cache:
+            parts.append(f"host cache {self.host_cache // MIB} MiB")
+        return f"{' + '.join(parts)} = {self.total // MIB} MiB"
+
+
+def compute_bytes(shape: ModelShape, wish: Wish, cells_in_sight: int) -> int:
+    """Bytes of the buffers of one step over so many cells: an upper bound.
+
+    The library reckons with a micro-batch that is a multiple of the number of sequences.
+    """
+    n_tokens = wish.n_ubatch + wish.parallel + wish.most_parked + 1
+    n_masks = 2 if shape.has_window else 1
+    per_cell = 2 * n_masks if wish.flash_attention else 4 * (shape.n_head + n_masks)
+    per_token = max(shape.n_vocab * 4, cells_in_sight * per_cell)
+    return n_tokens * (per_token + 4 * _VECTORS_PER_TOKEN * shape.n_embd)
+
+
+def fit(shape: ModelShape, wish: Wish, free_bytes: int) -> MemoryFit:
+    """Choose context, cells, parked sequences and host cache.
+
+    free_bytes: what is free before the weights are counted. Without wishes the cells take at most
+    a quarter of what the weights leave; what was asked for may take up to USABLE_SHARE of all.
+
+    Raises:
+        ConfigError: not even that holds what was asked for. The message shows the arithmetic;
+            param is ctx, parallel or host_cache_mib.
+    """
+    asked_cache = (wish.host_cache_mib or 0) * MIB
+    usable = int(free_bytes * USABLE_SHARE)
+    most = _most_tokens(shape, wish, usable - asked_cache)
+    n_ctx = wish.ctx if wish.ctx is not None else _modest_ctx(shape, wish, free_bytes, most)
+    if n_ctx > most:
+        raise _refusal(shape, wish, max(n_ctx, 1), most, free_bytes)
+    chosen = _spread(shape, wish, n_ctx, usable - asked_cache, _modest(shape, free_bytes))
+    left = max(0, usable - chosen.total)
+    cache = min(DEFAULT_HOST_CACHE_MIB * MIB, left // 2)
+    cache = asked_cache if wish.host_cache_mib is not None else cache - cache % MIB
+    chosen = replace(chosen, host_cache=cache)
+    return MemoryFit(
+        n_ctx=n_ctx,
+        n_cells=chosen.n_cells,
+        n_parked=chosen.n_parked,
+        lane_cells=chosen.lane_cells,
+        host_cache_bytes=cache,
+        arithmetic=f"{chosen}; {free_bytes // MIB} MiB free",
+    )
+
+
+def _least(shape: ModelShape, wish: Wish, n_ctx: int) -> _Sum:
+    """The cheapest way to give every request n_ctx tokens.
+
+    In a unified pool requests share the cells of one; streams have cells of their own each, and so
+    has the scratch sequence.
+    """
+    cells = round_up(n_ctx)
+    n_streams = 1 if wish.kv_unified else wish.parallel + 1
+    n_parked = wish.most_parked if wish.kv_unified else 0
+    return _Sum(shape, wish, n_ctx, cells * n_streams, n_parked)
+
+
+def _most_tokens(shape: ModelShape, wish: Wish, budget: int) -> int:
+    """The largest n_ctx, in whole CELL_STEPs, whose least sum stays within the budget; 0: none."""
+    low, high = 0, 1
+    while _least(shape, wish, high * CELL_STEP).total <= budget and high < 1 << 24:
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _least(shape, wish, middle * CELL_STEP).total <= budget:
+            low = middle
+        else:
+            high = middle
+    return low * CELL_STEP
+
+
+def _modest(shape: ModelShape, free_bytes: int) -> int:
+    """What may be spent in all when nobody asked: the weights and a share of what they leave."""
+    left = max(0, free_bytes - shape.mapped_bytes)
+    return shape.mapped_bytes + int(left * POOL_SHARE)
+
+
+def _modest_ctx(shape: ModelShape, wish: Wish, free_bytes: int, most: int) -> int:
+    """The context when nobody asked for one: at least CELL_STEP, which may not fit."""
+    affordable = min(_most_tokens(shape, wish, _modest(shape, free_bytes)), most)
+    if not wish.kv_unified:
+        affordable = min(affordable, max(_round_down(POOL_ENOUGH // (wish.parallel + 1)), 2048))
+    return min(shape.n_ctx_train, max(affordable, CELL_STEP))
+
+
+def _spread(shape: ModelShape, wish: Wish, n_ctx: int, budget: int, modest: int) -> _Sum:
+    """Cells beyond the least, as many as help and stay within what is modest."""
+    least = _least(shape, wish, n_ctx)
+    budget = min(budget, max(modest, least.total))
+    spare = max(0, budget - least.total) // max(shape.bytes_per_cell, 1)
+    if wish.kv_unified:
+        enough = min(wish.parallel * n_ctx, max(n_ctx, POOL_ENOUGH))
+        n_cells = min(round_up(enough), least.n_cells + _round_down(spare))
+        return _within(replace(least, n_cells=max(n_cells, least.n_cells)), budget, least.n_cells)
+    per_stream = round_up(n_ctx)
+    spare = min(spare, max(0, POOL_ENOUGH - least.n_cells))
+    n_parked = min(wish.most_parked, spare // per_stream)
+    return replace(least, n_parked=n_parked, n_cells=least.n_cells + n_parked * per_stream)
+
+
+def _within(chosen: _Sum, budget: int, least: int) -> _Sum:
+    """The same with fewer cells until the step's buffers, which grow with them, fit too."""
+    while chosen.total > budget and chosen.n_cells > least:
+        chosen = replace(chosen, n_cells=max(least, _round_down(chosen.n_cells * 7 // 8)))
+    return chosen
+
+
+def _refusal(shape: ModelShape, wish: Wish, n_ctx: int, most: int, free_bytes: int) -> ConfigError:
+    cache = (wish.host_cache_mib or 0) * MIB
+    needed = replace(_least(shape, wish, n_ctx), host_cache=cache)
+    usable = int(free_bytes * USABLE_SHARE)
+    what, param, advice = f"a context of {n_ctx} tokens", "ctx", f"at most {most} tokens fit"
+    if cache and needed.total - cache <= usable:
+        what, param = f"a host cache of {cache // MIB} MiB beside {what}", "host_cache_mib"
+        advice = f"at most {max(0, usable - needed.total + cache) // MIB} MiB fit"
+    elif not wish.kv_unified and wish.parallel > 1:
+        fits = _most_parallel(shape, wish, n_ctx, usable - cache)
+        what = f"{wish.parallel} requests with {what} each"
+        param = "ctx" if wish.ctx is not None and not fits else "parallel"
+        advice += f" with {wish.parallel} requests at a time, {fits} requests with {n_ctx} tokens"
+    elif most == 0:
+        advice = "not even 256 tokens fit: free memory, or take a smaller model"
+    return ConfigError(
+        f"{what} does not fit into memory: {needed}; {free_bytes // MIB} MiB is free, of which "
+        f"{usable // MIB} MiB can be used: {advice}",
+        param=param,
+    )
+
+
+def _most_parallel(shape: ModelShape, wish: Wish, n_ctx: int, budget: int) -> int:
+    fitting = (
+        n
+        for n in range(wish.parallel - 1, 0, -1)
+        if _least(shape, replace(wish, parallel=n), n_ctx).total <= budget
+    )
+    return next(fitting, 0)
+
+
+def _round_down(n: int) -> int:
+    return n - n % CELL_STEP
+
+
+def round_up(n: int) -> int:
+    """To whole CELL_STEPs, as llama.cpp does."""
+    return _round_down(n + CELL_STEP - 1)
+
+
+def free_memory(available: int, cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Free bytes: what the system has available, and no more than this container's limit leaves.
+
+    available: MemAvailable. Files in the page cache count as free in both.
+    """
+    try:
+        limit = (cgroup / "memory.max").read_text(encoding="ascii").strip()
+        if limit == "max":
+            return available
+        used = int((cgroup / "memory.current").read_text(encoding="ascii"))
+        stat = (cgroup / "memory.stat").read_text(encoding="ascii").split()
+        files = dict(zip(stat[::2], stat[1::2], strict=True))
+        cached = int(files["inactive_file"]) + int(files["active_file"])
+        return max(0, min(available, int(limit) - used + cached))
+    except (OSError, ValueError, KeyError):
+        return available  # no limit, or an older kind of container

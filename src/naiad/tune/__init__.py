@@ -1,0 +1,1 @@
+"""Measuring which settings suit this machine, and keeping what was found."""

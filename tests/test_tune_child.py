@@ -1,0 +1,95 @@
+"""The process that measures: real ones, which answer, crash, hang or cannot load."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from naiad.errors import EngineUnavailable
+from naiad.tune import runner
+from naiad.tune.candidate import Candidate, Scale, Workload
+from naiad.tune.runner import CandidateFailed, ChildEngine, OutOfTime, look_at_build
+from naiad.tune.workloads import Workloads
+
+pytestmark = pytest.mark.engine
+
+TINY = Scale(n_decode=2, n_streams=2, n_short=8, n_prefix=40, n_prompt=32, n_deep=16, n_newcomer=64)
+PATIENCE_S = 60.0
+EVERY: tuple[Workload, ...] = ("decode_one", "decode_many", "shared", "prefill", "deep")
+
+
+def child(model: Path, **changes: Any) -> ChildEngine:
+    settings = {"threads": 1, "n_ubatch": 32} | changes
+    return ChildEngine(model, Candidate(**settings), TINY, patience_s=PATIENCE_S)
+
+
+@pytest.mark.parametrize("unified", [True, False])
+def test_each_piece_of_work_is_timed_again_and_again(lookback: Path, unified: bool) -> None:
+    work = Workloads(lookback, Candidate(threads=1, n_ubatch=32, kv_unified=unified), TINY)
+    every = EVERY if unified else ("decode_one", "decode_many", "prefill")
+    for workload in (*every, *every):
+        assert 0 < work.run(workload) < 60
+
+
+def test_the_ways_to_take_a_long_prompt_are_compared_twice(lookback: Path) -> None:
+    work = Workloads(lookback, Candidate(threads=2, n_ubatch=32), TINY)
+    for _ in range(2):
+        result = work.compare_lane()
+        assert min(result.gap_lane_ms, result.gap_chunks_ms, result.ttft_alone_ms) > 0
+        assert result.ttft_lane_ms >= result.gap_lane_ms
+        assert result.ttft_chunks_ms >= result.gap_chunks_ms
+
+
+def test_a_child_answers_until_it_is_closed(watermark: Path) -> None:
+    with child(watermark, wait_policy="passive") as engine:
+        assert engine.seconds("decode_one") > 0
+        assert engine.seconds("prefill") > 0
+        assert engine.compare_lane().ttft_alone_ms > 0
+    engine.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(engine._process.pid, 0)
+
+
+def test_between_questions_a_child_stands_still(watermark: Path) -> None:
+    """Its threads might spin, and slow whoever is measured next."""
+    with child(watermark) as engine:
+        _, status = os.waitpid(engine._process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        assert engine.seconds("decode_one") > 0
+
+
+def test_a_crash_is_told_with_its_signal(watermark: Path) -> None:
+    with child(watermark) as engine:
+        os.kill(engine._process.pid, signal.SIGSEGV)
+        with pytest.raises(CandidateFailed, match="crashed with SIGSEGV"):
+            engine.seconds("decode_one")
+
+
+def test_a_model_that_cannot_be_loaded_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(CandidateFailed, match="is not a GGUF file"):
+        (tmp_path / "odd.gguf").write_bytes(b"nothing")
+        child(tmp_path / "odd.gguf")
+
+
+def test_settings_that_the_engine_refuses_are_told_in_words(watermark: Path) -> None:
+    with pytest.raises(CandidateFailed, match="cannot make a context"):
+        child(watermark, kv_type="q8_0", flash_attention=False)
+
+
+def test_no_answer_in_time_is_a_failure(watermark: Path) -> None:
+    with pytest.raises(CandidateFailed, match="no answer within 0 s"):
+        ChildEngine(watermark, Candidate(threads=1), TINY, patience_s=0.0)
+    with pytest.raises(OutOfTime, match="no answer within 0 s"):
+        ChildEngine(watermark, Candidate(threads=1), TINY, patience_s=9.0, end=0.0)
+
+
+def test_the_build_is_looked_at_without_loading_it_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = look_at_build()
+    assert isinstance(facts.has_amx, bool)
+    monkeypatch.setattr(runner, "_START", "import sys; sys.exit('no library')")
+    with pytest.raises(EngineUnavailable, match="does not load: no library"):
+        look_at_build()
