@@ -24,7 +24,12 @@ _SLOW = {
     "test_cli_serve.py",
     "test_client_contract.py",
     "test_client_faults.py",
+    "test_dialect_anthropic.py",
+    "test_dialect_channels.py",
     "test_dialect_fuzz.py",
+    "test_dialect_ollama.py",
+    "test_engine_exact.py",
+    "test_engine_gemma_cache.py",
     "test_engine_machine.py",
     "test_exact_models.py",
     "test_http_serve.py",
@@ -78,6 +83,11 @@ def watermark() -> Path:
 @pytest.fixture(scope="session")
 def lookback() -> Path:
     return exact_model("lookback", _BUILT)
+
+
+@pytest.fixture(scope="session")
+def hybrid() -> Path:
+    return exact_model("hybrid", _BUILT)
 
 
 @pytest.fixture(scope="session")

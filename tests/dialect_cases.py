@@ -107,6 +107,10 @@ class FakeBackend:
     def perf(self) -> Mapping[str, Any]:
         return self.counters
 
+    @property
+    def has_reasoning(self) -> bool:
+        return False
+
     async def render_chat(self, request: GenerateRequest) -> str:
         self.asked.append(request)
         return "rendered"

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Executor as ThreadLike
+from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,9 +77,8 @@ class FakeMemory:
 
     def save(self, seq: int) -> State | None:
         cells = self._cells(seq)
-        if not cells:
+        if not cells or self.unapplied & {id(c) for c in cells.values()}:
             return None
-        assert not self.unapplied & {id(c) for c in cells.values()}, "saved before the shift"
         flat = [x for pos in sorted(cells) for x in (pos, cells[pos][0])]
         return np.array(flat, np.int32).view(np.uint8)
 
@@ -257,3 +259,30 @@ class FakeVocab:
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         return bytes([token])
+
+
+class OnTheSpot(ThreadLike):
+    """Computes where it is asked to."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+class Later(ThreadLike):
+    """Computes when the test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], None]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.waiting.append(lambda: future.set_result(fn(*args, **kwargs)))
+        return future
+
+    def compute(self) -> None:
+        self.waiting.pop(0)()

@@ -11,7 +11,7 @@ from typing import Any
 
 from naiad.client.base import EngineState, EngineStatus, Job, TokenBatch
 from naiad.config import Config
-from naiad.dialects.base import Access, Backend, Call, Dialect, Media, Operation, Parsed
+from naiad.dialects.base import Access, Backend, Call, Dialect, Formatter, Media, Operation, Parsed
 from naiad.errors import EngineFailed, EngineUnavailable, InvalidRequest, NaiadError
 from naiad.service.service import Service
 from naiad.types import (
@@ -188,7 +188,7 @@ def request(text: str = "hello", **fields: Any) -> GenerateRequest:
     return replace(GenerateRequest(prompt=TextPrompt(text)), **fields)
 
 
-class FakeFormatter:
+class FakeFormatter(Formatter):
     """Events as readable lines."""
 
     media = Media.SSE

@@ -236,10 +236,11 @@ def test_the_welcome_says_what_runs_and_where_to_go() -> None:
     assert "key" not in text
 
 
-def test_the_welcome_shows_a_new_key_once_and_a_given_key_never() -> None:
+def test_the_welcome_shows_a_new_key_and_its_link_and_a_given_key_never() -> None:
     made = "\n".join(welcome(INFO, "http://h:1", Config(), "NEWKEY"))
     assert "shown only here: NEWKEY" in made
-    assert made.count("NEWKEY") == 1
+    assert "In a browser                  http://h:1/#key=NEWKEY" in made
+    assert made.count("NEWKEY") == 2
     assert "Authorization: Bearer YOUR_KEY" in made
     given = "\n".join(welcome(INFO, "http://h:1", Config(api_key="MINE"), None))
     assert "MINE" not in given

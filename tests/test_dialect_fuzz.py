@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dialect_cases import MODEL
-from naiad.dialects.base import Dialect, Parse
+from naiad.dialects.base import Dialect, Immediate, Parse
 from naiad.dialects.registry import DIALECTS
 from naiad.dialects.sampling import DEPENDENT, KNOBS, NEUTRAL
 from naiad.errors import NaiadError
@@ -24,6 +24,8 @@ NAMES = sorted(
     | {"prompt", "messages", "memory", "model", "stream", "stream_options", "stop", "genkey"}
     | {"stop_sequence", "max_tokens", "max_length", "max_context_length", "logit_bias"}
     | {"custom_token_bans", "chat_template_kwargs", "response_format", "echo", "suffix"}
+    | {"tools", "tool_choice", "system", "thinking", "think", "options", "format", "images"}
+    | {"reasoning_effort", "stop_sequences", "output_config", "keep_alive", "raw", "template"}
     | {"best_of", "continue_final_message", "add_generation_prompt", "unknown"}
 )
 #: What a JSON decoder can hand over, lone surrogates and numbers beyond a float included.
@@ -36,12 +38,16 @@ SCALARS = (
     | st.text(st.characters(), max_size=5)
     | st.sampled_from(["1", "2.0", "nan", "\ud800", "user", "assistant", "text", "auto"])
 )
+KEYS = (
+    *("role", "content", "type", "text", "5", "include_usage", "\ud800", "function", "name"),
+    *("parameters", "arguments", "tool_calls", "input", "thinking", "id"),
+)
 VALUES = st.recursive(
     SCALARS,
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["role", "content", "type", "text", "5", "include_usage", "\ud800"]),
+            st.sampled_from(KEYS),
             inner,
             max_size=3,
         )
@@ -63,6 +69,9 @@ def check(dialect: Dialect, parse: Parse, body: dict[str, Any]) -> None:
     except NaiadError as error:
         assert error.fault == "client"
         assert json.loads(msgspec.json.encode(dialect.error_body(error)))
+        return
+    if isinstance(parsed, Immediate):
+        assert msgspec.json.encode(parsed.value)
         return
     request = parsed.request
     packed = msgspec.msgpack.encode(request.sampling)

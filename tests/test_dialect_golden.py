@@ -5,19 +5,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dialect_cases import SCENARIOS, stream, whole
+from dialect_cases import SCENARIOS, USAGE, stream, whole
+from naiad.chat.output import CallEvent
+from naiad.dialects.anthropic.formatter import MessageFormatter
 from naiad.dialects.base import Formatter
 from naiad.dialects.framing import to_json
 from naiad.dialects.kobold.formatter import KoboldFormatter
+from naiad.dialects.ollama.formatter import ChatFormatter as OllamaChat
+from naiad.dialects.ollama.formatter import GenerateFormatter
 from naiad.dialects.openai.formatter import ChatFormatter, Head, TextFormatter
-from naiad.types import FinishReason
+from naiad.types import (
+    Completion,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
+CREATED_AT = "2026-01-02T03:04:05Z"
 HEAD = Head(model="tiny.Q4_1", id="cmpl-1", created=1700000000)
 
 FORMATTERS: dict[str, Callable[[], Formatter]] = {
@@ -26,7 +41,24 @@ FORMATTERS: dict[str, Callable[[], Formatter]] = {
     "openai-text": lambda: TextFormatter(HEAD),
     "openai-text-usage": lambda: TextFormatter(HEAD, include_usage=True),
     "kobold": KoboldFormatter,
+    "ollama-chat": lambda: OllamaChat("tiny:latest", CREATED_AT, lambda: 0),
+    "ollama-generate": lambda: GenerateFormatter("tiny:latest", CREATED_AT, lambda: 0),
+    "anthropic": lambda: MessageFormatter("tiny", "msg_1"),
 }
+#: Reasoning, text around two calls, the second cut off.
+CHANNELS: tuple[CallEvent, ...] = (
+    ReasoningDelta("Let me", 2),
+    ReasoningDelta(" see.\u2028", 1),
+    TextDelta("One", 1),
+    TextDelta(" moment.", 1),
+    ToolCallDelta(0, "1a", "weather", "", is_first=True),
+    ToolCallDelta(0, "1a", "weather", '{"city": '),
+    ToolCallDelta(0, "1a", "weather", '"Köln"}'),
+    ToolCallDelta(0, "1a", "weather", "", is_last=True),
+    ToolCallDelta(1, "2b", "add", '{"a"', is_first=True),
+    ToolCallDelta(1, "2b", "add", "", is_last=True),
+)
+CALLS = (ToolCall("1a", "weather", '{"city": "Köln"}'), ToolCall("2b", "add", '{"a"'))
 
 
 def written(name: str) -> bytes:
@@ -46,11 +78,44 @@ def test_bytes_are_golden(name: str) -> None:
     assert written(name) == (GOLDEN / f"{name}.txt").read_bytes()
 
 
+def channelled() -> bytes:
+    """Reasoning and tool calls in every dialect that has them."""
+    finished = Finished(FinishReason.STOP, USAGE, n_tool_calls=2)
+    parts: list[bytes] = []
+    for name in ("openai-chat", "ollama-chat", "ollama-generate", "anthropic"):
+        formatter = FORMATTERS[name]()
+        parts.append(f"=== {name}, streamed\n".encode())
+        parts.append(formatter.open(Started(7)))
+        parts += [_told(formatter, event) for event in CHANNELS]
+        parts.append(formatter.close(finished))
+        parts.append(f"=== {name}, whole\n".encode())
+        whole = Completion("One moment.", finished, "Let me see.\u2028", CALLS)
+        parts.append(to_json(FORMATTERS[name]().whole(whole)) + b"\n\n")
+    return b"".join(parts)
+
+
+def _told(formatter: Formatter, event: CallEvent) -> bytes:
+    if isinstance(event, ReasoningDelta):
+        return formatter.reasoning(event)
+    return formatter.delta(event) if isinstance(event, TextDelta) else formatter.tool_call(event)
+
+
+def test_reasoning_and_calls_are_golden() -> None:
+    assert channelled() == (GOLDEN / "channels.txt").read_bytes()
+
+
 @pytest.mark.parametrize("name", FORMATTERS)
-def test_heartbeats_are_comments(name: str) -> None:
-    assert FORMATTERS[name]().heartbeat() == b": ping\n\n"
+def test_heartbeats_are_what_clients_skip(name: str) -> None:
+    beat = FORMATTERS[name]().heartbeat()
+    if name.startswith("ollama"):  # a blank line would break its clients
+        value = json.loads(beat)
+        assert (beat.count(b"\n"), value["done"]) == (1, False)
+        assert value.get("response", "") == value.get("message", {}).get("content", "") == ""
+    else:
+        assert beat in {b": ping\n\n", b'event: ping\ndata: {"type":"ping"}\n\n'}
 
 
 if __name__ == "__main__":
     for each in FORMATTERS:
         (GOLDEN / f"{each}.txt").write_bytes(written(each))
+    (GOLDEN / "channels.txt").write_bytes(channelled())

@@ -24,7 +24,15 @@ from naiad.errors import (
     Unauthorized,
     Unsupported,
 )
-from naiad.types import ChatMessage, ChatPrompt, Finished, FinishReason, TextPrompt, TokenPrompt
+from naiad.types import (
+    ChatMessage,
+    ChatPrompt,
+    Finished,
+    FinishReason,
+    TextPrompt,
+    TokenPrompt,
+    ToolCall,
+)
 from naiad.types import Usage as Counts
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -48,7 +56,7 @@ def messages(turns: Any) -> tuple[ChatMessage, ...]:
 def test_the_least_chat() -> None:
     parsed = chat()
     request = parsed.request
-    assert request.prompt == ChatPrompt((ChatMessage("user", "Hi"),))
+    assert request.prompt == ChatPrompt((ChatMessage("user", "Hi"),), is_split=True)
     assert (request.max_tokens, request.stop, request.stream) == (None, (), False)
     assert (request.model, request.handle, parsed.ignored) == (None, None, ())
     sampling = request.sampling
@@ -175,10 +183,6 @@ def test_template_arguments() -> None:
         ("best_of", 3),
         ("echo", True),
         ("suffix", "end"),
-        ("response_format", {"type": "json_object"}),
-        ("response_format", {"type": "json_schema", "json_schema": {}}),
-        ("tool_choice", "required"),
-        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
     ],
 )
 def test_what_would_change_the_answer_is_refused_by_name(field: str, value: Any) -> None:
@@ -186,6 +190,71 @@ def test_what_would_change_the_answer_is_refused_by_name(field: str, value: Any)
         with pytest.raises(Unsupported, match=f"'{field}' is not supported") as caught:
             parse(**{field: value})
         assert (caught.value.param, caught.value.status) == (field, 400)
+
+
+TOOLS = [{"type": "function", "function": {"name": name}} for name in ("f", "g")]
+
+
+@pytest.mark.parametrize(
+    ("choice", "names", "forced"),
+    [
+        (None, ["f", "g"], ()),
+        ("auto", ["f", "g"], ()),
+        ("none", [], ()),
+        ("required", ["f", "g"], ("f", "g")),
+        ({"type": "function", "function": {"name": "g"}}, ["f", "g"], ("g",)),
+    ],
+)
+def test_which_tools_may_and_must_be_called(choice: Any, names: Any, forced: Any) -> None:
+    prompt = chat(tools=TOOLS, tool_choice=choice).request.prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert [tool.name for tool in prompt.tools] == names
+    assert prompt.forced == forced
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"tool_choice": "required"}, "'tool_choice' forces a call, but there are no tools"),
+        ({"tool_choice": "always", "tools": TOOLS}, "'tool_choice' must be none, auto, required"),
+        ({"tool_choice": {"function": {"name": "h"}}, "tools": TOOLS}, "there is no tool 'h'"),
+        ({"tools": [{"type": "web_search"}]}, "only functions are known"),
+        ({"tools": [{"function": {}}]}, r"'tools\[0\].function.name' is missing"),
+        ({"tools": [{"function": {"name": "", "parameters": {}}}]}, "is empty"),
+        ({"tools": [{"function": {"name": "f", "parameters": []}}]}, "must be an object"),
+    ],
+)
+def test_bad_tools_are_refused_by_name(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        chat(**fields)
+
+
+def test_calls_and_results_in_messages() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    other = {"function": {"name": "g", "arguments": {"b": "ö"}}}
+    turns = [
+        {"role": "assistant", "content": None, "tool_calls": [call, other], "reasoning": "why"},
+        {"role": "tool", "tool_call_id": "c1", "content": "one"},
+    ]
+    prompt = chat(messages=[*HI, *turns]).request.prompt
+    assert isinstance(prompt, ChatPrompt)
+    calls = (ToolCall("c1", "f", '{"a": 1}'), ToolCall("", "g", '{"b":"ö"}'))
+    assert prompt.messages[1:] == (
+        ChatMessage("assistant", "", "why", calls),
+        ChatMessage("tool", "one", tool_call_id="c1", name="f"),
+    )
+
+
+def test_reasoning_is_split_off_unless_it_is_to_stay() -> None:
+    def prompt(**fields: Any) -> ChatPrompt:
+        found = chat(**fields).request.prompt
+        assert isinstance(found, ChatPrompt)
+        return found
+
+    assert prompt().is_split
+    assert not prompt(reasoning_format="none").is_split
+    assert prompt(reasoning_effort="none").thinking is False
+    assert prompt(reasoning_effort="low").template_kwargs == (("reasoning_effort", "low"),)
 
 
 def test_harmless_values_of_the_same_fields_pass_unnoticed() -> None:
@@ -198,9 +267,9 @@ def test_fields_without_effect_are_listed() -> None:
     parsed = chat(
         tools=tools, tool_choice="auto", logprobs=True, top_logprobs=5, user="me", store=None
     )
-    assert parsed.ignored == ("tools", "tool_choice", "logprobs", "top_logprobs", "user")
-    turns = [{"role": "assistant", "content": None, "tool_calls": []}, {**HI[0], "name": "Ann"}]
-    assert chat(messages=turns).ignored == ("messages[].tool_calls", "messages[].name")
+    assert parsed.ignored == ("logprobs", "top_logprobs", "user")
+    turns = [{"role": "assistant", "content": None, "tool_calls": []}, {**HI[0], "mood": "good"}]
+    assert chat(messages=turns).ignored == ("messages[].mood",)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,12 @@ def sampling(**body: Any) -> SamplingParams:
 
 
 def test_every_sampling_parameter_can_be_set() -> None:
-    known = {knob.field for knob in KNOBS} | {"logit_bias", "text_bias", "order"}
+    known = {knob.field for knob in KNOBS} | {
+        "logit_bias",
+        "text_bias",
+        "banned_phrases",
+        "order",
+    }
     assert known == set(SamplingParams.__struct_fields__)
 
 

@@ -14,6 +14,7 @@ from naiad.engine.disk_tier import open_store
 from naiad.engine.llama import LlamaBackend, load
 from naiad.native import library
 from naiad.native.context import ContextParams
+from naiad.native.model import Model
 from naiad.testing.lookback import lookback_text
 from naiad.types import SamplingParams
 
@@ -26,6 +27,8 @@ class StandInModel:
         self.n_swa = 0
         self.n_layer = 2
         self.original_context = original_context
+
+    has_long_rope = Model.has_long_rope
 
     def metadata(self, key: str) -> str | None:
         facts = {"general.architecture": "phi3"}

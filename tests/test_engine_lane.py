@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from concurrent.futures import Executor as ThreadLike
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
-from fake_executor import EOG, FakeExecutor, FakeMemory, FakeVocab, SlidingMemory, answer
+from fake_executor import (
+    EOG,
+    FakeExecutor,
+    FakeMemory,
+    FakeVocab,
+    Later,
+    OnTheSpot,
+    SlidingMemory,
+    answer,
+)
 from naiad.engine.base import CoreJob
 from naiad.engine.core import CoreLimits, EngineCore
 from naiad.engine.host_cache import BLOCK
@@ -21,33 +28,6 @@ from naiad.ipc.messages import StreamItem
 from naiad.types import FinishReason, SamplingParams
 
 GREEDY = SamplingParams(temperature=0)
-
-
-class OnTheSpot(ThreadLike):
-    """Computes where it is asked to."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except BaseException as error:
-            future.set_exception(error)
-        return future
-
-
-class Later(ThreadLike):
-    """Computes when the test says so."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Callable[[], None]] = []
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self.waiting.append(lambda: future.set_result(fn(*args, **kwargs)))
-        return future
-
-    def compute(self) -> None:
-        self.waiting.pop(0)()
 
 
 class Engine:
@@ -476,3 +456,45 @@ def test_tiny_prompts_never_take_the_lane_however_many_come() -> None:
     engine.run()
     assert engine.n_side == 0
     assert all(engine.said(uid) == answer(prompt_of(uid, 4 + uid % 12), 30) for uid in range(40))
+
+
+def test_the_lane_works_and_keeps_nothing_where_reuse_is_switched_off() -> None:
+    engine = Engine(can_reuse=False, n_parked=0)
+    prompt = prompt_of(1, 1000)
+    for uid in (1, 2):
+        engine.add(uid, prompt)
+    engine.run()
+    assert engine.said(1) == engine.said(2) == answer(prompt, 8)
+    assert engine.n_side == 2 * 999
+    assert [engine.items[uid][0].n_cached for uid in (1, 2)] == [0, 0]
+    assert engine.core._prefix.host.n_bytes == 0
+
+
+def test_long_prompts_in_the_lane_leave_the_slots_to_short_ones() -> None:
+    engine = Engine(thread=Later(), parallel=2)
+    for uid in range(5):
+        engine.add(uid, prompt_of(uid, 2000))
+    engine.step()
+    assert len(engine.lane.members) == 2  # the others wait where callers take turns
+    engine.add(9, prompt_of(9, 30))
+    for _ in range(10):
+        engine.step()
+    assert engine.said(9) == answer(prompt_of(9, 30), 8)
+
+
+def test_a_trimmed_history_is_shifted_even_where_it_could_be_computed_in_one_step() -> None:
+    engine = Engine(budget=StepBudget(alone=512, beside=512))
+    system, turns = prompt_of(1, 100), prompt_of(2, 380)
+    engine.ask(1, [*system, *turns])
+    first = engine.ask(2, [*system, *turns[80:], *prompt_of(3, 30)])
+    assert first.n_cached == 400
+
+
+def test_nobody_waits_for_the_work_of_somebody_less_important() -> None:
+    engine = Engine(thread=Later())
+    prompt = prompt_of(1, 1000)
+    engine.add(1, [*prompt, 1], priority=5)
+    engine.step()
+    engine.add(2, [*prompt, 2], priority=0)
+    engine.step()
+    assert {s.uid for s in engine.lane.members} == {1, 2}

@@ -255,7 +255,7 @@ def test_reuse_needs_a_past_that_can_be_cut_and_blocks_no_longer_than_the_window
     can_cut: bool, n_swa: int, want: bool
 ) -> None:
     model: Any = SimpleNamespace(can_cut=can_cut, n_swa=n_swa)
-    assert llama._can_reuse(model) is want
+    assert llama._can_cut(model) is want
 
 
 def test_reuse_can_be_switched_off(lookback: Path) -> None:

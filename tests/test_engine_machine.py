@@ -17,23 +17,30 @@ from fake_executor import (
     FakeExecutor,
     FakeMemory,
     FakeVocab,
+    Later,
     NumberedMemory,
+    OnTheSpot,
     SlidingMemory,
     answer,
 )
 from naiad.engine.base import CoreJob
 from naiad.engine.core import CoreLimits, EngineCore
+from naiad.engine.lane import Lane
 from naiad.engine.scheduler import StepBudget
 from naiad.ipc.messages import StreamItem
 from naiad.types import FinishReason, SamplingParams
 
 N_CTX = 300
 GREEDY = SamplingParams(temperature=0)
-#: Conversations that prompts are cut from: two share a beginning, one is all the same token.
+#: Conversations that prompts are cut from: two share a beginning, one is all the same token, one
+#: repeats itself as the answer will, two are the first with a piece dropped or inserted.
 KNOWN = (
     [(7 * i * i + 3) % EOG for i in range(N_CTX)],
     [(7 * i * i + 3) % EOG if i < 150 else (5 * i) % EOG for i in range(N_CTX)],
     [11] * N_CTX,
+    answer([1, 20, 40, 50], N_CTX),
+    [(7 * i * i + 3) % EOG for i in (*range(20), *range(70, N_CTX + 50))],
+    [(7 * i * i + 3) % EOG for i in (*range(30), *range(900, 920), *range(30, N_CTX - 20))],
 )
 
 
@@ -47,7 +54,7 @@ class EngineMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.memory = self.make_memory()
-        self.executor = FakeExecutor(memory=self.memory)
+        self.executor = self.make_executor()
         limits: dict[str, Any] = {
             "n_ctx": N_CTX,
             "pool_cells": self.n_cells,
@@ -58,7 +65,9 @@ class EngineMachine(RuleBasedStateMachine):
             "budget": StepBudget(alone=64, beside=24),
             "check_integrity": True,
         }
-        self.core = EngineCore(self.executor, FakeVocab(), CoreLimits(**limits | self.limits))
+        chosen, lane = CoreLimits(**limits | self.limits), self.make_lane()
+        self.core = EngineCore(self.executor, FakeVocab(), chosen, lane=lane)
+        self.prepare()
         self.want: dict[int, list[int]] = {}
         self.got: dict[int, list[StreamItem]] = {}
         self.cancelled: set[int] = set()
@@ -67,6 +76,15 @@ class EngineMachine(RuleBasedStateMachine):
 
     def make_memory(self) -> FakeMemory:
         return FakeMemory(self.n_cells)
+
+    def make_executor(self) -> FakeExecutor:
+        return FakeExecutor(memory=self.memory)
+
+    def make_lane(self) -> Lane | None:
+        return None
+
+    def prepare(self) -> None:
+        """Change the core before anything happens."""
 
     def live(self) -> list[int]:
         ended = {uid for uid, items in self.got.items() if items[-1].finish}
@@ -86,8 +104,15 @@ class EngineMachine(RuleBasedStateMachine):
             for parked in self.core._prefix.parked:
                 self.memory.forget(parked.slot)
 
+    def go_on(self) -> bool:
+        """False: there is nothing to do."""
+        has_work = self.core.has_work()
+        if has_work:
+            self.one_step()
+        return has_work
+
     @rule(
-        known=st.integers(0, 2),
+        known=st.integers(0, len(KNOWN) - 1),
         cut=st.integers(BACK + 1, N_CTX - 30),
         tail=st.lists(st.integers(0, EOG - 1), max_size=20),
         n=st.integers(1, 40),
@@ -168,9 +193,8 @@ class EngineMachine(RuleBasedStateMachine):
             self.core.abort(uid)
         self.cancelled |= self.hinted
         for _ in range(4000):
-            if not self.core.has_work():
+            if not self.go_on():
                 break
-            self.one_step()
         assert self.live() == [], "a livelock"
         for uid, items in self.got.items():
             tokens = [token for item in items for token in item.tokens]
@@ -179,10 +203,13 @@ class EngineMachine(RuleBasedStateMachine):
         for _ in range(100):
             if not self.core.idle_slice():
                 break
-        assert self.memory.n_used == 0, "cells are left behind"
+        self.check_at_rest()
         assert not self.core._chooser.uids
         assert not self.core._interrupts._hinted - self.cancelled
         self.core.close()
+
+    def check_at_rest(self) -> None:
+        assert self.memory.n_used == 0, "cells are left behind"
 
 
 class NumberedMachine(EngineMachine):
@@ -209,17 +236,104 @@ class NoReuseMachine(EngineMachine):
     limits = {"can_reuse": False, "n_parked": 0}
 
 
+class DraftMachine(EngineMachine):
+    """Guesses wherever there are any, since a step costs a thousand tokens."""
+
+    limits = {"drafts": True}
+
+    def prepare(self) -> None:
+        cost = self.core._cost
+        cost._decode_s = 1.0
+        cost.saw_decode = lambda seconds: None  # type: ignore[method-assign]
+        cost.saw_prefill = lambda *_, **__: None  # type: ignore[method-assign]
+
+
+class SlidingDraftMachine(DraftMachine, SlidingMachine):
+    """What a guess took from the window is not there when the guess was wrong."""
+
+
+class LaneMachine(DraftMachine):
+    """Longer prompts are computed on the side, on the spot."""
+
+    limits = {"drafts": True, "can_shift": True, "host_cache_bytes": 20_000}
+
+    def make_lane(self) -> Lane:
+        self.thread = self.make_thread()
+        self.side = FakeExecutor(memory=self.make_memory())
+        return Lane(self.side, self.n_cells, window=self.window, threads=2, thread=self.thread)
+
+    def make_thread(self) -> OnTheSpot | Later:
+        return OnTheSpot()
+
+
+class LateLaneMachine(LaneMachine):
+    """The lane's chunks are done when Hypothesis says so."""
+
+    def make_thread(self) -> Later:
+        return Later()
+
+    def compute(self) -> bool:
+        assert isinstance(self.thread, Later)
+        if self.thread.waiting:
+            self.thread.compute()
+            return True
+        return False
+
+    @rule()
+    def the_lane_computes(self) -> None:
+        self.compute()
+
+    @rule()
+    def the_lane_is_interrupted(self) -> None:
+        """By a hint that comes while it computes."""
+        for uid in [s.uid for s in self.core._intake.in_lane]:
+            self.side.during = lambda uid=uid: self.core.cancel_hint(uid)  # type: ignore[misc]
+            self.compute()
+            self.side.during = lambda: None
+            self.hinted.add(uid)
+            self.core.cancel_hint(uid)
+            return
+
+    @invariant()
+    def no_work_means_everyone_has_ended(self) -> None:
+        """Or that nothing can be done before the lane is done."""
+        if not self.core.has_work():
+            assert self.live() == [] or self.core._lane.is_busy  # type: ignore[union-attr]
+
+    def go_on(self) -> bool:
+        return self.compute() | super().go_on()
+
+
+class SlidingLaneMachine(SlidingMachine, LaneMachine):
+    limits = LaneMachine.limits
+
+
 _SETTINGS = settings(
-    max_examples=50,
+    max_examples=40,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
-for machine in (EngineMachine, NumberedMachine, SlidingMachine, NoReuseMachine):
+for machine in (
+    EngineMachine,
+    NumberedMachine,
+    SlidingMachine,
+    NoReuseMachine,
+    DraftMachine,
+    SlidingDraftMachine,
+    LaneMachine,
+    LateLaneMachine,
+    SlidingLaneMachine,
+):
     machine.TestCase.settings = _SETTINGS
 
 TestEngine = EngineMachine.TestCase
 TestNumbered = NumberedMachine.TestCase
 TestSliding = SlidingMachine.TestCase
 TestNoReuse = NoReuseMachine.TestCase
+TestDraft = DraftMachine.TestCase
+TestSlidingDraft = SlidingDraftMachine.TestCase
+TestLane = LaneMachine.TestCase
+TestLateLane = LateLaneMachine.TestCase
+TestSlidingLane = SlidingLaneMachine.TestCase

@@ -221,10 +221,10 @@ def test_streams_apart_need_cells_for_each_request() -> None:
     wish = Wish(parallel=4, ctx=1000, most_parked=4, kv_unified=False)
     room = fit(SMALL, wish, 16 * GIB)
     assert (room.n_ctx, room.n_parked) == (1000, 4)
-    assert room.n_cells == 1024 * (4 + 4 + 1)  # llama.cpp divides them by the sequences
+    assert room.n_cells == 1024 * (4 + 4)  # llama.cpp divides them by the sequences
     modest = fit(LARGE, Wish(parallel=4, most_parked=4, kv_unified=False), 20 * GIB)
-    assert modest.n_cells % (4 + modest.n_parked + 1) == 0
-    assert modest.n_cells // (4 + modest.n_parked + 1) >= modest.n_ctx
+    assert modest.n_cells % (4 + modest.n_parked) == 0
+    assert modest.n_cells // (4 + modest.n_parked) >= modest.n_ctx
 
 
 def test_too_many_streams_apart_are_refused_with_what_fits_of_both() -> None:

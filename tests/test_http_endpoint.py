@@ -369,7 +369,8 @@ async def test_the_common_pages() -> None:
     for path in ("/", "/health", "/livez", "/readyz", "/ping"):
         assert (await ask(app, "GET", path)).status == 200
         assert (await ask(app, "HEAD", path)).status == 200
-    assert b"/v1/chat/completions" in (await ask(app, "GET", "/")).body
+    at_a_terminal = [*LOCAL, ("user-agent", "curl/8.5.0")]
+    assert b"/v1/chat/completions" in (await ask(app, "GET", "/", headers=at_a_terminal)).body
     assert (await ask(app, "GET", "/health")).value["status"] == "ok"
     engine.state = EngineState.RESTARTING
     statuses = {path: (await ask(app, "GET", path)).status for path in ("/health", "/readyz")}

@@ -12,7 +12,7 @@ import pytest
 
 from naiad.errors import InternalError, InvalidRequest, Unsupported
 from naiad.service.renderer import Renderer
-from naiad.types import ChatMessage, ChatPrompt, ModelInfo
+from naiad.types import ChatMessage, ChatPrompt, ModelInfo, Tool, ToolCall
 
 MODEL = ModelInfo(name="tiny", bos_token="<s>", eos_token="</s>")
 HELLO = ChatPrompt((ChatMessage("user", "你好 😀"),))
@@ -49,6 +49,30 @@ async def test_errors_keep_their_type_and_field(renderer: Renderer) -> None:
     with pytest.raises(Unsupported, match="not valid"):
         await renderer.render("{% if %}", HELLO, MODEL)
     assert await renderer.render(ECHO, HELLO, MODEL) == "<s>你好 😀"
+
+
+async def test_a_template_without_a_role_for_the_system_gets_its_text_with_the_users(
+    renderer: Renderer,
+) -> None:
+    template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}"
+    )
+    system = ChatMessage("system", "Be kind.")
+    both = ChatPrompt((system, *HELLO.messages))
+    assert await renderer.render(template, both, MODEL) == "user:Be kind.\n\n你好 😀;"
+    with pytest.raises(InvalidRequest, match="no system"):
+        await renderer.render(template, ChatPrompt((system,)), MODEL)
+
+
+async def test_tools_thinking_and_calls_reach_the_template(renderer: Renderer) -> None:
+    template = (
+        "{{ tools[0].function.name }} {{ enable_thinking }} "
+        "{{ messages[1].tool_calls[0].function.arguments.city }}"
+    )
+    call = ChatMessage("assistant", "", tool_calls=(ToolCall("1", "f", '{"city": "Köln"}'),))
+    prompt = ChatPrompt((*HELLO.messages, call), tools=(Tool("f"),), thinking=False)
+    assert await renderer.render(template, prompt, MODEL) == "f False Köln"
 
 
 async def test_a_model_without_a_template_gets_chatml_and_the_log_says_so_once(

@@ -6,6 +6,7 @@ No wire name of any API stands here; dialects translate. Everything is frozen.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,8 +65,26 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     text_bias: tuple[tuple[str, float], ...] = ()  # the same for each token of a text
     ignore_eos: bool = False  # end-of-generation tokens are never chosen
     bypass_eos: bool = False  # they may be chosen, but end nothing
+    banned_phrases: tuple[str, ...] = ()  # never said, in any case; see naiad.engine.phrases
     order: tuple[str, ...] = ()  # stages that run, in this order; () is the engine's default
     seed: int = 0  # [0, 2**64): the key of the counter-based draws; the dialect draws one if unset
+
+
+class Grammar(msgspec.Struct, frozen=True, array_like=True):
+    """What the whole answer must follow.
+
+    kind: json_schema, regex, lark or gbnf. text: the schema as JSON, the expression, the rules.
+    after: it holds only for what follows this text (the end of a reasoning section), and an answer
+        without that text cannot end; None for all of the answer.
+    opening: with `after`: only an answer that begins with this text has such a section, and may.
+    field: the caller's own name of it, for errors.
+    """
+
+    kind: str
+    text: str
+    after: str | None = None
+    opening: str | None = None
+    field: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +102,37 @@ class TokenPrompt:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model made. arguments: JSON text of an object, as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call. parameters: the JSON schema of its arguments."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One turn. `role` is what the template knows: system, user, assistant, tool, ..."""
+    """One turn. `role` is what the template knows: system, user, assistant, tool, ...
+
+    reasoning, tool_calls: of an assistant's turn. tool_call_id, name: of a tool's turn, which holds
+    the result of that call of the function of that name.
+    """
 
     role: str
     content: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +140,22 @@ class ChatPrompt:
     """Turns, rendered by the model's own chat template.
 
     continue_final: the last (assistant) turn is left open and the model goes on with it.
+    tools: functions that the model may call; calls become ToolCallDelta events.
+    forced: names of the tools one of which must be called; () leaves it to the model.
+    has_one_call: the answer ends with its first tool call.
+    thinking: whether the model should reason first, as far as its template can be told; None: the
+        template's own choice. True is refused for a model whose template shows no reasoning.
+    is_split: reasoning becomes ReasoningDelta events; otherwise it stays in the text with its tags.
     """
 
     messages: tuple[ChatMessage, ...]
     continue_final: bool = False
     template_kwargs: tuple[tuple[str, Any], ...] = ()
+    tools: tuple[Tool, ...] = ()
+    forced: tuple[str, ...] = ()
+    has_one_call: bool = False
+    thinking: bool | None = None
+    is_split: bool = False
 
 
 Prompt = TextPrompt | TokenPrompt | ChatPrompt
@@ -116,7 +172,10 @@ class GenerateRequest:
         used as a key of anything but the caller's own registry entry.
     model: the model the caller named, as sent; None when the request names none.
     priority: [-100, 100]; lower starts first, and below 0 is for administrators.
+    shift_at_limit: when the context is full, the oldest tokens are given up and it goes on;
+        else it ends with LENGTH.
     wants_progress: Progress events may come before the first text.
+    grammar: what the answer must follow; None for free text.
     """
 
     prompt: Prompt
@@ -128,6 +187,8 @@ class GenerateRequest:
     handle: str | None = None
     priority: int = 0
     wants_progress: bool = False
+    shift_at_limit: bool = False
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,17 +240,52 @@ class TextDelta(msgspec.Struct, frozen=True):  # a struct, since one is made for
     n_tokens: int
 
 
+class ReasoningDelta(msgspec.Struct, frozen=True):
+    """New text of the model's reasoning, never empty."""
+
+    text: str
+    n_tokens: int
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True):
+    """A piece of a tool call. The first of each call may have no arguments yet.
+
+    index: 0 for the first call of the answer. id, name: the same in every piece. arguments: JSON
+    text to append. is_last: the call is complete (or the answer ended within it).
+    """
+
+    index: int
+    id: str
+    name: str
+    arguments: str
+    is_first: bool = False
+    is_last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds: from acceptance to the first text (its wait included), and from there to the end."""
+
+    prompt_s: float = 0.0
+    text_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The end. Always the last event, exactly once; `error` is set when reason is ERROR."""
+    """The end. Always the last event, exactly once; `error` is set when reason is ERROR.
+
+    n_tool_calls: in the answer; with any, a STOP means that the model waits for their results.
+    """
 
     reason: FinishReason
     usage: Usage
     matched_stop: str | None = None
     error: NaiadError | None = None
+    n_tool_calls: int = 0
+    timings: Timings = field(default=Timings(), compare=False)  # measured, so never the same
 
 
-StreamEvent = Started | Progress | TextDelta | Finished
+StreamEvent = Started | Progress | TextDelta | ReasoningDelta | ToolCallDelta | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +294,8 @@ class Completion:
 
     text: str
     finished: Finished
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):

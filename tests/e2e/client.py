@@ -39,10 +39,12 @@ class Answer:
 
 
 class ServerProcess:
-    """A `naiad serve` in a process group of its own, on a free port."""
+    """A `naiad serve` in a process group of its own, on a free port or on that one."""
 
-    def __init__(self, args: list[str], log: Path, env: dict[str, str] | None = None) -> None:
-        self.port = free_port()
+    def __init__(
+        self, args: list[str], log: Path, env: dict[str, str] | None = None, port: int = 0
+    ) -> None:
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
         command = [sys.executable, "-m", "naiad", "serve", *args, "--port", str(self.port)]

@@ -30,6 +30,7 @@ def answer(job: Job) -> Reply:
             eos=job.eos,
             kwargs=job.kwargs,
             continue_final=job.continue_final,
+            tools=job.tools,
         )
         text.encode("utf-8")  # a template can build what no text can hold
         return Reply(text=text)

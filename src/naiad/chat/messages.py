@@ -16,11 +16,12 @@ class Job(msgspec.Struct, frozen=True):
     """Render these messages; arguments as in chat.template.render."""
 
     template: str
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     bos: str = ""
     eos: str = ""
     kwargs: dict[str, Any] = {}
     continue_final: bool = False
+    tools: list[dict[str, Any]] | None = None
 
 
 class Reply(msgspec.Struct, frozen=True):

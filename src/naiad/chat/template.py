@@ -51,16 +51,18 @@ def render(
     eos: str = "",
     kwargs: Mapping[str, Any] | None = None,
     continue_final: bool = False,
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> str:
     """The prompt text.
 
     Args:
         source: the template, as the model file holds it.
-        messages: `role` and `content` of each turn, oldest first.
+        messages: `role`, `content` and what else each turn has, oldest first.
         bos, eos: text of the model's first and last token, as the template may write them.
         kwargs: further variables for the template; those that are set here are not replaced.
         continue_final: leave the last turn open: the prompt ends right after its content, to the
             last space, so that the model goes on with it.
+        tools: functions that the model may call, as the template reads them; None: there are none.
 
     Raises:
         InvalidRequest: the template refused these messages, with its own words; or it failed on
@@ -79,10 +81,10 @@ def render(
         "add_generation_prompt": not continue_final,
         "bos_token": bos,
         "eos_token": eos,
-        "tools": None,
+        "tools": tools,
         "documents": None,
     }
-    text = _run(_compile(source), variables, _limit(turns))
+    text = _run(_compile(source), variables, _limit([*turns, *(tools or ())]))
     return _cut_at(text, mark) if continue_final else text
 
 
@@ -106,8 +108,8 @@ def _unused_mark(turns: Sequence[Mapping[str, Any]]) -> str:
     return mark
 
 
-def _limit(turns: Sequence[Mapping[str, Any]]) -> int:
-    return _BASE_OUTPUT_CHARS + 4 * sum(len(str(turn.get("content", ""))) for turn in turns)
+def _limit(given: Sequence[Mapping[str, Any]]) -> int:
+    return _BASE_OUTPUT_CHARS + 4 * sum(len(str(value)) for one in given for value in one.values())
 
 
 def _run(template: jinja2.Template, variables: Mapping[str, Any], limit: int) -> str:

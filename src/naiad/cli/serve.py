@@ -166,6 +166,7 @@ def welcome(model: ModelInfo, url: str, config: Config, new_key: str | None) -> 
         lines += ["", f"  Other machines find it at http://{socket.gethostname()}:{port}"]
     lines += [
         "",
+        f"  In a browser                  {url}/{f'#key={new_key}' if new_key else ''}",
         f"  OpenAI clients                base URL {url}/v1",
         f"  SillyTavern, KoboldAI clients API URL  {url}",
         "",

@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from naiad.errors import NaiadError
-from naiad.types import FinishReason, ModelInfo, Progress, SamplingParams
+from naiad.types import FinishReason, Grammar, ModelInfo, Progress, SamplingParams
 
 
 class EngineState(enum.StrEnum):
@@ -43,7 +43,9 @@ class Job:
     """What an engine is asked to run; the prompt is text or token ids, templates are applied.
 
     priority: lower starts first. caller: whose turn it takes among those of the same priority.
+    shift_at_limit: when the context is full, give up the oldest tokens and go on.
     wants_progress: batches that tell of its progress may come before those with tokens.
+    grammar: what the answer must follow.
     """
 
     prompt: str | tuple[int, ...]
@@ -53,6 +55,8 @@ class Job:
     priority: int = 0
     caller: str = ""
     wants_progress: bool = False
+    shift_at_limit: bool = False
+    grammar: Grammar | None = None
 
 
 class TokenBatch(msgspec.Struct, frozen=True):  # a struct, since one is made for every token

@@ -132,6 +132,8 @@ class SocketEngine:
                     job.priority,
                     job.caller,
                     job.wants_progress,
+                    job.shift_at_limit,
+                    job.grammar,
                 )
             )
         except FrameRefused as error:

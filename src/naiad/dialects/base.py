@@ -19,8 +19,10 @@ from naiad.types import (
     GenerateRequest,
     ModelInfo,
     Progress,
+    ReasoningDelta,
     Started,
     TextDelta,
+    ToolCallDelta,
 )
 
 
@@ -43,8 +45,9 @@ class Media(enum.StrEnum):
 class Formatter(Protocol):
     """Turns one stream's events into bytes on the wire. One instance per request; keeps its place.
 
-    The endpoint calls open once, progress any number of times if the request wants it, then delta
-    any number of times, close once. Bytes may be empty.
+    The endpoint calls open once, progress any number of times if the request wants it, then delta,
+    reasoning and tool_call any number of times, close once. Bytes may be empty. Derive from this
+    class to inherit what a dialect without reasoning and tools need not write.
     """
 
     media: Media  # of the streamed form
@@ -56,6 +59,15 @@ class Formatter(Protocol):
         ...
 
     def delta(self, delta: TextDelta) -> bytes: ...
+
+    def reasoning(self, delta: ReasoningDelta) -> bytes:  # noqa: ARG002 - the default
+        """Text of the model's reasoning. Comes only for chats that ask for it to be split off;
+        a dialect that inherits this shows none."""
+        return b""
+
+    def tool_call(self, delta: ToolCallDelta) -> bytes:  # noqa: ARG002 - the default
+        """A piece of a tool call. Comes only for chats with tools."""
+        return b""
 
     def close(self, finished: Finished) -> bytes:
         """The end, whatever it is: finish reason, usage, error frame, end marker."""
@@ -77,6 +89,13 @@ class Parsed:
     request: GenerateRequest
     formatter: Formatter
     ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Immediate:
+    """A body that asks for no generation: its answer is known at once (JSON value)."""
+
+    value: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +144,18 @@ class Backend(Protocol):
         """Counters: see service.perf for the names."""
         ...
 
+    @property
+    def has_reasoning(self) -> bool:
+        """True when the model's chat template shows how it marks its reasoning."""
+        ...
+
     async def render_chat(self, request: GenerateRequest) -> str:
         """The prompt text that the chat template makes of a ChatPrompt request."""
         ...
 
 
 #: Reads a body. Raises NaiadError (with the caller's field name as `param`).
-Parse = Callable[[Mapping[str, Any], ModelInfo], Parsed]
+Parse = Callable[[Mapping[str, Any], ModelInfo], Parsed | Immediate]
 
 #: Answers a plain request with a JSON value.
 Handle = Callable[[Backend, Call], Awaitable[Any]]
@@ -154,6 +178,8 @@ class Dialect:
 
     error_status lets a dialect map a status (Anthropic's 529); most return error.status.
     prefixes: path prefixes whose 404, 405 and 413 are answered in this dialect.
+    id_header: a further header for the request's id, which then also stands in error bodies under
+        the same name with underscores.
     """
 
     name: str
@@ -161,3 +187,4 @@ class Dialect:
     error_body: Callable[[NaiadError], Any]
     error_status: Callable[[NaiadError], int] = field(default=lambda error: error.status)
     prefixes: tuple[str, ...] = ()
+    id_header: str | None = None

@@ -13,7 +13,8 @@ MAX_BIASES = 1024
 MAX_TEXT_CHARS = 256
 
 _BIAS = number(-100, 100)
-_NEVER = -math.inf
+#: The bias that bans.
+NEVER = -math.inf
 
 Biases = tuple[tuple[int, float], ...]
 TextBiases = tuple[tuple[str, float], ...]
@@ -34,7 +35,7 @@ def read_biases(fields: Fields, model: ModelInfo) -> tuple[Biases, TextBiases]:
     by_id: dict[int, float] = {}
     by_text: dict[str, float] = {}
     for source, key, by in everything:
-        bias = _NEVER if by is False else _BIAS(source, by)
+        bias = NEVER if by is False else _BIAS(source, by)
         if isinstance(key, _Text):
             by_text[short_text(MAX_TEXT_CHARS)(source, key.text)] = bias
         else:

@@ -36,20 +36,30 @@ def sse(data: bytes, event: str | None = None) -> bytes:
     return head + b"data: " + data + b"\n\n"
 
 
+def ndjson(data: bytes) -> bytes:
+    """One line of a stream of JSON values. data: one line, as to_line makes it."""
+    return data + b"\n"
+
+
 class Template:
     """An event that changes in one place only: everything around it is encoded once per stream.
 
     Args:
         value: JSON of the event with HOLE where the changing value goes.
         event: the event's name, if it has one.
+        is_bare_line: a line of NDJSON instead of a server-sent event.
     """
 
     HOLE = "\ue000"
 
     __slots__ = ("_after", "_before")
 
-    def __init__(self, value: object, event: str | None = None) -> None:
-        before, hole, after = sse(to_line(value), event).partition(to_line(self.HOLE))
+    def __init__(
+        self, value: object, event: str | None = None, *, is_bare_line: bool = False
+    ) -> None:
+        line = to_line(value)
+        framed = ndjson(line) if is_bare_line else sse(line, event)
+        before, hole, after = framed.partition(to_line(self.HOLE))
         if not hole:
             raise ValueError("the event has no place for the changing value")
         self._before = before

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from naiad.dialects.fields import Fields, array, mapping, short_text, text, token_ids, wrong_kind
+from naiad.dialects.tools import MAX_NAME_CHARS, read_calls, sound, with_names
 from naiad.errors import ContextExceeded, InvalidRequest, Unsupported
 from naiad.types import ChatMessage, ModelInfo, TextPrompt, TokenPrompt
 
@@ -62,7 +61,7 @@ def read_messages(fields: Fields) -> tuple[tuple[ChatMessage, ...], tuple[str, .
         one = Fields(mapping(f"{name}[{place}]", turn), f"{name}[{place}].")
         messages.append(_message(one))
         ignored.update(dict.fromkeys(f"{name}[].{key}" for key in one.unread()))
-    return tuple(messages), tuple(ignored)
+    return with_names(messages), tuple(ignored)
 
 
 def _message(fields: Fields) -> ChatMessage:
@@ -70,7 +69,21 @@ def _message(fields: Fields) -> ChatMessage:
     if not role:
         raise InvalidRequest("A message has an empty 'role'.", param="messages")
     name, content = fields.find("content")
-    return ChatMessage(_ROLES.get(role, role), _content(name, content))
+    _refuse_images(fields)
+    return ChatMessage(
+        _ROLES.get(role, role),
+        _content(name, content),
+        reasoning=fields.get(text, "reasoning_content", "reasoning", "thinking") or "",
+        tool_calls=read_calls(fields),
+        tool_call_id=fields.get(short_text(MAX_NAME_CHARS), "tool_call_id") or "",
+        name=fields.get(short_text(MAX_NAME_CHARS), "name", "tool_name") or "",
+    )
+
+
+def _refuse_images(fields: Fields) -> None:
+    name, images = fields.find("images")
+    if images:
+        raise Unsupported(f"'{name}' holds images; this model reads text only.", param=name)
 
 
 def _content(name: str, content: Any) -> str:
@@ -100,12 +113,6 @@ def read_template_kwargs(
 ) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """`chat_template_kwargs`, and those in it that the server sets itself."""
     given = fields.get(mapping, "chat_template_kwargs") or {}
-    try:
-        msgspec.json.encode(given)  # it has to travel on, whatever is nested in it
-    except (ValueError, RecursionError):
-        name = "chat_template_kwargs"
-        raise InvalidRequest(
-            f"'{name}' holds text that is no valid Unicode, or is nested too deeply.", param=name
-        ) from None
+    sound("chat_template_kwargs", given)
     kept = {name: value for name, value in given.items() if name not in reserved}
     return kept, tuple(f"chat_template_kwargs.{name}" for name in given if name in reserved)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from naiad.dialects import kobold, openai
+from naiad.dialects import anthropic, kobold, ollama, openai, page
 from naiad.dialects.base import Dialect
 
-DIALECTS: tuple[Dialect, ...] = (openai.DIALECT, kobold.DIALECT)
+DIALECTS: tuple[Dialect, ...] = (
+    openai.DIALECT,
+    kobold.DIALECT,
+    ollama.DIALECT,
+    anthropic.DIALECT,
+    page.DIALECT,
+)
 
 
 def for_path(path: str) -> Dialect:

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from naiad.dialects.biases import read_biases
+from naiad.dialects.biases import NEVER, read_biases
 from naiad.dialects.fields import (
     MAX_INT,
     Fields,
@@ -29,6 +29,7 @@ from naiad.dialects.fields import (
     short_text,
     wrong_kind,
 )
+from naiad.dialects.phrases import read_phrases
 from naiad.dialects.sampler_order import read_order
 from naiad.errors import InvalidRequest
 from naiad.types import ModelInfo, SamplingParams
@@ -147,7 +148,9 @@ def read_sampling(fields: Fields, model: ModelInfo, defaults: SamplingParams) ->
     found = {knob.field: fields.get(knob.read, *knob.names) for knob in KNOBS}
     given = {name: value for name, value in found.items() if value is not None}
     given.setdefault("seed", random_seed())
-    given["logit_bias"], given["text_bias"] = read_biases(fields, model)
+    biases, given["text_bias"] = read_biases(fields, model)
+    given["banned_phrases"], banned = read_phrases(fields, model)
+    given["logit_bias"] = tuple({**dict(biases), **dict.fromkeys(banned, NEVER)}.items())
     _read_dynamic_range(fields, given)
     order = read_order(fields)
     given.update({"order": order} if order else {})
@@ -209,13 +212,8 @@ def read_object(fields: Fields, name: str) -> Fields:
 #: Values with which a field that has no effect here asks for none.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "add_bos_token": (True,),
-    "banned_strings": ([], ""),
-    "banned_tokens": ([], ""),
     "epsilon_cutoff": (0,),
     "eta_cutoff": (0,),
-    "grammar": ("",),
-    "grammar_retain_state": (False,),
-    "grammar_string": ("",),
     "guidance_scale": (1,),
     "images": ([],),
     "logprobs": (False, 0),

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from naiad.engine.grammar.follower import Follower
 from naiad.ipc.messages import ProgressItem, StreamItem
-from naiad.types import ModelInfo, SamplingParams
+from naiad.types import Grammar, ModelInfo, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,9 @@ class CoreJob:
 
     max_tokens: at least 1, already cut to what the context leaves.
     priority: lower starts first. caller: whose turn it uses up, see `naiad.engine.queueing`.
+    shift_at_limit: when the context is full, give up the oldest tokens and go on.
     wants_progress: its place in the line and how far its prompt is shall be reported.
+    follower: at the beginning of the grammar that the answer follows; this job's own.
     """
 
     uid: int
@@ -32,6 +35,8 @@ class CoreJob:
     priority: int = 0
     caller: str = ""
     wants_progress: bool = False
+    shift_at_limit: bool = False
+    follower: Follower | None = None
 
 
 class Tokenizer(Protocol):
@@ -124,6 +129,23 @@ class EngineBackend(Protocol):
 
         Raises ContextExceeded (n_prompt_tokens, n_ctx) or InvalidRequest.
         """
+        ...
+
+
+@runtime_checkable
+class CompilesGrammars(Protocol):
+    """A backend whose answers can be held to a grammar. Any thread."""
+
+    def cached_grammar(self, grammar: Grammar) -> Follower | None:
+        """At its beginning, at once; None when it has to be compiled first."""
+        ...
+
+    def compile_grammar(self, grammar: Grammar) -> Follower:
+        """At its beginning, after up to some seconds. Raises InvalidRequest."""
+        ...
+
+    def close_grammars(self) -> None:
+        """End what compiles. Safe to call twice."""
         ...
 
 

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from naiad.engine.executor import Executor
-from naiad.engine.sampling import NO_TOKEN, BatchSampler, Sampler
+from naiad.engine.sampling import BatchSampler, Sampler
 from naiad.engine.sequence import Sequence
-from naiad.types import FinishReason
+from naiad.engine.voice import Said, TokenTable, Voice
 
-
-class TokenTable(Protocol):
-    """What the engine needs of a vocabulary; see `naiad.native.vocab.Vocab`."""
-
-    n_tokens: int
-    eog: frozenset[int]
-
-    def piece(self, token: int, *, special: bool = False) -> bytes: ...
+__all__ = ["CaughtUp", "Chooser", "Said", "TokenTable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,90 +21,89 @@ class CaughtUp:
     draft: tuple[int, ...] = ()
 
 
-@dataclass(slots=True)
-class Said:
-    """What a sequence says in this step; already appended to its tokens. finish: it ends here."""
-
-    tokens: list[int]
-    data: bytes = b""
-    finish: FinishReason | None = None
-    error: str | None = None
-
-
 class Chooser:
-    """Owns the samplers of the running sequences."""
+    """Owns the voices of the running sequences."""
 
-    def __init__(self, executor: Executor, vocab: TokenTable, n_ctx: int) -> None:
+    def __init__(
+        self, executor: Executor, vocab: TokenTable, n_ctx: int, *, can_shift: bool = False
+    ) -> None:
         self._executor = executor
         self._vocab = vocab
         self._n_ctx = n_ctx
-        self._samplers: dict[int, Sampler] = {}
+        self._can_shift = can_shift
+        self._voices: dict[int, Voice] = {}
         self._batch = BatchSampler(vocab.n_tokens)
 
     @property
     def uids(self) -> set[int]:
-        """Whose samplers are here."""
-        return set(self._samplers)
+        """Whose voices are here."""
+        return set(self._voices)
 
     def begin(self, sequence: Sequence) -> None:
         """It will be sampled from now on; once is enough."""
-        if sequence.uid not in self._samplers:
-            self._samplers[sequence.uid] = Sampler(
-                sequence.job.sampling,
-                self._vocab.n_tokens,
-                self._n_ctx,
-                self._vocab.eog,
-                sequence.tokens,
-                self._vocab.piece,
-            )
+        if sequence.uid in self._voices:
+            return
+        sampler = Sampler(
+            sequence.job.sampling,
+            self._vocab.n_tokens,
+            self._n_ctx,
+            self._vocab.eog,
+            sequence.tokens,
+            self._vocab.piece,
+        )
+        may_shift = self._can_shift and sequence.job.shift_at_limit
+        voice = Voice(sequence, sampler, self._vocab, self._n_ctx, may_shift=may_shift)
+        self._voices[sequence.uid] = voice
 
     def forget(self, uid: int) -> None:
-        if sampler := self._samplers.pop(uid, None):
-            sampler.close()
+        if voice := self._voices.pop(uid, None):
+            voice.close()
 
     def choose(self, caught_up: list[CaughtUp]) -> list[Said]:
         """One Said for each; drafts are followed as far as they are what is chosen anyway."""
-        first = self._batch.sample(
-            [self._samplers[c.sequence.uid] for c in caught_up],
-            [self._executor.logits(c.run, len(c.draft)) for c in caught_up],
-            [c.sequence.position for c in caught_up],
+        said = [Said([]) for _ in caught_up]
+        voices = [self._voices[c.sequence.uid] for c in caught_up]
+        n_before = [len(c.sequence.tokens) for c in caught_up]
+        free = [i for i, voice in enumerate(voices) if not voice.force(said[i])]
+        tokens = self._batch.choose(
+            [voices[i].sampler for i in free],
+            [self._executor.logits(caught_up[i].run, len(caught_up[i].draft)) for i in free],
+            [caught_up[i].sequence.position for i in free],
+            [voices[i].mask() for i in free],
         )
-        return [self._say(c, token) for c, token in zip(caught_up, first, strict=True)]
-
-    def _say(self, caught_up: CaughtUp, token: int) -> Said:
-        said = Said([])
-        self._take(caught_up.sequence, token, said)
-        draft = caught_up.draft
-        for n_left, guess in zip(range(len(draft) - 1, -1, -1), draft, strict=True):
-            if said.finish is not None or token != guess:
-                break
-            row = self._executor.logits(caught_up.run, n_left)
-            sequence = caught_up.sequence
-            sampler = self._samplers[sequence.uid]
-            [token] = self._batch.sample([sampler], [row], [sequence.position])
-            self._take(sequence, token, said)
+        for i, token in zip(free, tokens, strict=True):
+            voices[i].take(token, said[i])
+        for c, voice, one, n in zip(caught_up, voices, said, n_before, strict=True):
+            self._go_on(c, voice, one, n)
+            voice.settle(one)
         return said
 
-    def _take(self, sequence: Sequence, token: int, said: Said) -> None:
-        if token == NO_TOKEN:
-            said.finish = FinishReason.ERROR
-            said.error = (
-                "no token can be chosen: the model computed NaN or infinity, or all are banned"
-            )
-            return
-        sequence.tokens.append(token)
-        said.tokens.append(token)
-        is_end = token in self._vocab.eog
-        if is_end and not sequence.job.sampling.bypass_eos:
-            said.finish = FinishReason.STOP
-            return
-        said.data += b"" if is_end else self._vocab.piece(token)
-        is_full = len(sequence.tokens) >= self._n_ctx
-        if is_full or sequence.n_generated >= sequence.job.max_tokens:
-            said.finish = FinishReason.LENGTH
+    def _go_on(self, caught_up: CaughtUp, voice: Voice, said: Said, n_before: int) -> None:
+        """Choose on while the tokens are the draft's, or again where the first choice was banned.
+
+        n_before: tokens of the sequence before this step.
+        """
+        sequence, draft = caught_up.sequence, caught_up.draft
+        while True:
+            new = sequence.tokens[n_before:] if not said.is_rewound else []
+            said.n_drafted = _n_common(new, draft)
+            if said.finish or said.is_rewound or said.n_drafted != len(new):
+                return
+            row = self._executor.logits(caught_up.run, len(draft) - len(new))
+            position = sequence.position
+            [token] = self._batch.choose([voice.sampler], [row], [position], [voice.mask()])
+            voice.take(token, said)
 
     def close(self) -> None:
         """Safe to call twice."""
         for uid in self.uids:
             self.forget(uid)
         self._batch.close()
+
+
+def _n_common(tokens: list[int], draft: tuple[int, ...]) -> int:
+    """How many leading tokens the two share."""
+    n = 0
+    while n < min(len(tokens), len(draft)) and tokens[n] == draft[n]:
+        n += 1
+    return n

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from naiad.engine.cache import Slots
 from naiad.engine.host_cache import BLOCK
-from naiad.engine.pool import Pool
 from naiad.engine.sequence import Sequence
 
 #: Cells that a sequence may lie above what is in use before it is worth moving.
@@ -23,7 +23,7 @@ _SLACK = 256
 class Compactor:
     """Moves one block at a time; `tidy` is called between steps."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Slots) -> None:
         self._pool = pool
 
     def placed(self, sequences: Iterable[Sequence], n_used: int) -> None:

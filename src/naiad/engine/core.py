@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from naiad.engine.base import CoreJob
 from naiad.engine.blocks import Store
@@ -18,13 +18,13 @@ from naiad.engine.compaction import Compactor
 from naiad.engine.cost import StepCost
 from naiad.engine.drafts import NgramDrafter
 from naiad.engine.executor import DecodeOutcome, Executor, Run, State
-from naiad.engine.host_cache import HostCache
 from naiad.engine.intake import Intake, IntakeRules
 from naiad.engine.interrupts import Interrupts
 from naiad.engine.journal import Journal
+from naiad.engine.kinds import pool_and_cache
 from naiad.engine.lane import Lane
-from naiad.engine.pool import Pool
-from naiad.engine.prefix import MIN_REUSE, PrefixCache
+from naiad.engine.overflow import Overflow
+from naiad.engine.prefix import MIN_REUSE
 from naiad.engine.scheduler import Chunk, StepBudget, plan
 from naiad.engine.sequence import NO_SLOT, Sequence
 from naiad.errors import EngineFailed
@@ -44,8 +44,10 @@ class CoreLimits:
     n_ctx: tokens one request may use. pool_cells: cells all share, at least n_ctx. parallel:
     sequences in one batch. n_parked: finished sequences that may wait in the pool until they are
     saved. host_cache_bytes: saved states.
-    can_reuse: False for models whose past cannot be cut (recurrent, hybrid). can_shift: pieces of
-    earlier prompts may be used at other positions. drafts: see naiad.engine.drafts.
+    can_reuse: what was computed may be used again. can_cut: the end of a sequence can be dropped;
+    False for recurrent and hybrid models. kv_unified: all share one pool of cells, else each
+    sequence has a stream of its own. can_shift: pieces of earlier prompts may be used at other
+    positions. drafts: see naiad.engine.drafts.
     window: positions that sliding layers look back over, 0 when the model has none.
     """
 
@@ -55,11 +57,18 @@ class CoreLimits:
     n_parked: int = 0
     host_cache_bytes: int = 0
     can_reuse: bool = True
+    can_cut: bool = True
+    kv_unified: bool = True
     can_shift: bool = False
     drafts: bool = False
     window: int = 0
     budget: StepBudget = field(default_factory=StepBudget)
     check_integrity: bool = False
+
+    @property
+    def is_in_blocks(self) -> bool:
+        """Whether what is saved can be cut and put together again; see naiad.engine.kinds."""
+        return self.can_cut and self.kv_unified
 
 
 class EngineCore:
@@ -77,10 +86,22 @@ class EngineCore:
         self._executor = executor
         self._limits = limits
         self._journal = journal
-        self._pool = Pool(executor.memory, limits.parallel + limits.n_parked, limits.window)
+        n_slots = limits.parallel + limits.n_parked
+        self._pool, self._prefix = pool_and_cache(
+            executor.memory,
+            n_slots,
+            limits.host_cache_bytes,
+            store,
+            window=limits.window,
+            can_cut=limits.can_cut,
+            kv_unified=limits.kv_unified,
+        )
+        # Whole sequences give way when their slots are needed; blocks need slots of their own.
+        self._n_parked = limits.n_parked if limits.is_in_blocks else n_slots
         self._compactor = Compactor(self._pool)
-        self._prefix = PrefixCache(self._pool, HostCache[State](limits.host_cache_bytes, store))
-        self._chooser = Chooser(executor, vocab, limits.n_ctx)
+        can_shift = limits.can_reuse and limits.can_shift and limits.is_in_blocks
+        self._chooser = Chooser(executor, vocab, limits.n_ctx, can_shift=can_shift)
+        self._overflow = Overflow(self._pool, self._prefix, limits.n_ctx)
         self._cost = StepCost()
         self._running: list[Sequence] = []
         self._by_uid: dict[int, Sequence] = {}
@@ -92,7 +113,7 @@ class EngineCore:
             parallel=limits.parallel,
             pool_cells=limits.pool_cells,
             can_reuse=limits.can_reuse,
-            can_shift=limits.can_reuse and limits.can_shift,
+            can_shift=can_shift,
             budget=limits.budget,
         )
         self._intake = Intake(
@@ -142,7 +163,7 @@ class EngineCore:
             ProgressItem(
                 uid=s.uid,
                 position=line.position(s) if s in line and not s.n_held else None,
-                n_done=s.computed,
+                n_done=min(s.computed, s.n_prompt),  # first tokens may be held back
                 n_total=s.n_prompt,
                 n_cached=max(s.n_cached, 0),
             )
@@ -161,6 +182,9 @@ class EngineCore:
             chunks = [self._with_draft(chunk) for chunk in chunks]
         self._is_stalled = not chunks and self._lane is not None and self._lane.is_busy
         outcome = self._execute(chunks) if chunks else DecodeOutcome.ABORTED
+        if outcome is DecodeOutcome.NO_ROOM and any(chunk.draft for chunk in chunks):
+            chunks = [replace(chunk, draft=()) for chunk in chunks]  # no guess is worth a place
+            outcome = self._execute(chunks)
         if outcome is DecodeOutcome.DONE:
             items += self._commit(chunks)
         elif outcome is DecodeOutcome.NO_ROOM:
@@ -219,22 +243,30 @@ class EngineCore:
         self._learn_cost(chunks)
         for chunk in chunks:
             chunk.sequence.computed += chunk.n_tokens
+            self._prefix.computed(chunk.sequence, chunk.n_tokens)
         self._compactor.placed((c.sequence for c in chunks), self._n_used())
         said = self._chooser.choose(caught_up) if caught_up else []
-        return [self._report(c, s) for c, s in zip(caught_up, said, strict=True)]
+        items = [self._report(c, s) for c, s in zip(caught_up, said, strict=True)]
+        return [item for item in items if item is not None]
 
-    def _report(self, caught_up: CaughtUp, said: Said) -> StreamItem:
+    def _report(self, caught_up: CaughtUp, said: Said) -> StreamItem | None:
+        """The item, if there is something to send: what may be taken back waits."""
         sequence = caught_up.sequence
-        if caught_up.draft:
-            self._keep_accepted(sequence, len(said.tokens) - 1)
-        if said.finish is None:
-            return self._item(sequence, said)
-        return self._end(sequence, said)
+        if caught_up.draft or said.is_rewound:
+            self._keep_accepted(sequence, said.n_drafted)
+        if said.is_rewound:
+            self._forget_draft(sequence)
+        if said.finish is not None:
+            return self._end(sequence, said)
+        if self._overflow.is_full(sequence):
+            self._overflow.make_room(sequence)
+            self._forget_draft(sequence)
+        return self._item(sequence, said) if said.tokens else None
 
     def _keep_accepted(self, sequence: Sequence, n_accepted: int) -> None:
-        """Of a draft's cells, keep those of tokens that were chosen."""
-        sequence.computed += max(n_accepted, 0)
-        sequence.computed = self._pool.cut(sequence.slot, sequence.computed)
+        """Keep the cells of tokens that were chosen, but for the last: its logits are to come."""
+        n_kept = min(sequence.computed + n_accepted, len(sequence.tokens) - 1)
+        sequence.computed = self._pool.cut(sequence.slot, n_kept)
 
     def _with_draft(self, chunk: Chunk) -> Chunk:
         """A decoding chunk with guessed tokens, where they promise to save time."""
@@ -253,6 +285,10 @@ class EngineCore:
         draft = drafter.draft(n) if n > 0 else ()
         return Chunk(sequence, chunk.n_tokens, draft) if draft else chunk
 
+    def _forget_draft(self, sequence: Sequence) -> None:
+        if self._drafters is not None:
+            self._drafters.pop(sequence.uid, None)
+
     def _learn_cost(self, chunks: list[Chunk]) -> None:
         prefill = [c for c in chunks if c.n_tokens > 1]
         if not prefill:
@@ -267,7 +303,7 @@ class EngineCore:
     def _item(self, sequence: Sequence, said: Said) -> StreamItem:
         place = sequence.n_sent
         sequence.n_sent += 1
-        why = (EngineFailed.code, said.error) if said.error else None
+        why = (said.code, said.error) if said.error else None
         n_cached = max(sequence.n_cached, 0)
         return StreamItem(sequence.uid, place, said.tokens, said.data, said.finish, n_cached, why)
 
@@ -280,14 +316,13 @@ class EngineCore:
             self._running.remove(sequence)
             self._release(sequence, is_good=said.error is None)
         self._chooser.forget(sequence.uid)
-        if self._drafters is not None:
-            self._drafters.pop(sequence.uid, None)
+        self._forget_draft(sequence)
         return item
 
     def _release(self, sequence: Sequence, *, is_good: bool) -> None:
         is_worth_it = self._limits.can_reuse and sequence.computed >= MIN_REUSE and is_good
-        if is_worth_it and self._limits.n_parked:
-            if len(self._prefix.parked) >= self._limits.n_parked:
+        if is_worth_it and self._n_parked:
+            if len(self._prefix.parked) >= self._n_parked:
                 self._prefix.drop(self._prefix.parked[0])
             self._prefix.park(sequence)
         else:
@@ -318,8 +353,7 @@ class EngineCore:
         """
         for chunk in chunks:
             sequence = chunk.sequence
-            kept = min(self._pool.length(sequence.slot), len(sequence.tokens) - 1)
-            sequence.computed = self._pool.cut(sequence.slot, kept)
+            sequence.computed = self._pool.interrupted(sequence.slot, len(sequence.tokens) - 1)
 
     def _tidy(self) -> None:
         """Keep the pool small beside running streams: save what is parked, move what is stranded.
@@ -344,7 +378,7 @@ class EngineCore:
         lengths = {s.slot: s.computed for s in self._running}
         lengths |= {p.slot: len(p.tokens) for p in self._prefix.parked}
         self._pool.check_integrity(lengths)
-        self._prefix.host.check_integrity()
+        self._prefix.check_integrity()
         n_waiting = len(self._intake.line) + len(self._intake.in_lane)
         assert len(self._by_uid) == len(self._running) + n_waiting
         assert self._chooser.uids <= self._by_uid.keys()

@@ -21,7 +21,7 @@ N_KEY = 16
 MAGIC = b"naiadKV\x01"  # the last byte is the version: change it with anything in this file
 _FIXED = struct.Struct(f"<8s{N_KEY}s{N_KEY}sIIQI")
 _CRC = struct.Struct("<I")
-#: No header is longer.
+#: No header of a block is longer; that of a whole sequence, which begins at 0, may be.
 N_HEADER_MOST = _FIXED.size + 4 * BLOCK + _CRC.size
 
 
@@ -37,6 +37,13 @@ def n_header(n_tokens: int) -> int:
 def n_file(entry: Entry) -> int:
     """Bytes of the whole file of a block."""
     return n_header(len(entry.tokens)) + entry.n_bytes
+
+
+def n_header_of(data: bytes) -> int:
+    """Bytes of the header that begins with `data`, at most a BLOCK's if too little is there."""
+    if len(data) < _FIXED.size:
+        return N_HEADER_MOST
+    return n_header(_FIXED.unpack_from(data)[4])
 
 
 def root_key(fingerprint: bytes, namespace: str) -> bytes:
@@ -95,7 +102,8 @@ def _parse(data: bytes, key: bytes, fingerprint: bytes, size: int) -> tuple[Entr
     if magic != MAGIC or written_for != fingerprint:
         raise Damaged("it is of another format, model or build")
     n_head = n_header(n_tokens)
-    if not 0 < n_tokens <= BLOCK or start % BLOCK or size != n_head + n_bytes:
+    is_possible = n_tokens > 0 and start % BLOCK == 0 and (n_tokens <= BLOCK or start == 0)
+    if not is_possible or size != n_head + n_bytes or len(data) < n_head:
         raise Damaged("its length is not the one it had")
     if zlib.crc32(data[: n_head - _CRC.size]) != _CRC.unpack_from(data, n_head - _CRC.size)[0]:
         raise Damaged("the checksum of its header is wrong")

@@ -47,7 +47,10 @@ def _look_at(file: os.DirEntry[str], status: os.stat_result, fingerprint: bytes)
 def _read_head(path: str) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
-        return os.read(descriptor, disk_format.N_HEADER_MOST)
+        head = os.read(descriptor, disk_format.N_HEADER_MOST)
+        n_more = disk_format.n_header_of(head) - len(head)
+        n_left = os.fstat(descriptor).st_size - len(head)
+        return head + os.read(descriptor, max(0, min(n_more, n_left)))
     finally:
         os.close(descriptor)
 

@@ -18,12 +18,18 @@ import numpy as np  # isort: skip  (after llama_cpp)
 logger = logging.getLogger(__name__)
 
 
-def open_store(config: EngineConfig, model: Model, context: Context) -> DiskCache[State] | None:
-    """The store for this model in this context; None when it is switched off or impossible."""
+def open_store(
+    config: EngineConfig, model: Model, context: Context, *, is_whole: bool = False
+) -> DiskCache[State] | None:
+    """The store for this model in this context; None when it is switched off or impossible.
+
+    is_whole: states of whole sequences, not of blocks.
+    """
     if not config.disk_cache or config.disk_cache_mib == 0:
         return None
     try:
-        mark = fingerprint(model.path, library.files(), _facts(config, model, context))
+        facts = _facts(config, model, context) | {"is_whole": is_whole}
+        mark = fingerprint(model.path, library.files(), facts)
     except OSError as error:
         logger.warning("no disk cache: the model's file cannot be looked at: %s", error)
         return None

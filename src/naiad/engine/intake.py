@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from naiad.engine.cache import Cache, Slots
 from naiad.engine.cost import StepCost
 from naiad.engine.lane import Lane
-from naiad.engine.pool import Pool
-from naiad.engine.prefix import MIN_REUSE, NOTHING, PrefixCache, Resident
+from naiad.engine.prefix import MIN_REUSE, NOTHING, Resident
 from naiad.engine.queueing import WaitingLine
 from naiad.engine.scheduler import StepBudget
 from naiad.engine.sequence import NO_SLOT, Sequence
@@ -22,6 +22,8 @@ from naiad.engine.sequence import NO_SLOT, Sequence
 _WORTH_WAITING = 16
 #: Moving a prompt of so few tokens between contexts costs more than computing it.
 _ALWAYS_SHORT = 16
+#: Pieces of earlier prompts are looked for when at least so many tokens would be computed.
+_WORTH_SHIFTING = 192
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +47,8 @@ class Intake:
     def __init__(
         self,
         rules: IntakeRules,
-        pool: Pool,
-        prefix: PrefixCache,
+        pool: Slots,
+        prefix: Cache,
         lane: Lane | None,
         cost: StepCost,
         running: list[Sequence],
@@ -69,7 +71,7 @@ class Intake:
 
     @property
     def has_slot(self) -> bool:
-        return len(self._running) + len(self.in_lane) < self._rules.parallel
+        return len(self._running) < self._rules.parallel
 
     # -- the ways in and out ---------------------------------------------------------------------
 
@@ -101,8 +103,10 @@ class Intake:
         sequence = self.lane.collect(self._cost)
         if sequence is None:
             return
-        self._prefix.keep(sequence)
+        if self._rules.can_reuse:
+            self._prefix.keep(sequence)
         if sequence not in self.lane.members:
+            sequence.moves = []
             if sequence.is_lane_shut:
                 sequence.n_cached = -1  # what it took over may not have come through
             self.line.put_back(sequence)
@@ -137,27 +141,32 @@ class Intake:
     def _find(self, sequence: Sequence) -> Resident:
         if not self._rules.can_reuse:
             return NOTHING
-        return self._prefix.resident(sequence, [*self._running, *self.in_lane])
+        # Nobody waits for the work of somebody less important.
+        coming = [s for s in self.in_lane if s.job.priority <= sequence.job.priority]
+        return self._prefix.resident(sequence, [*self._running, *coming])
 
     def _send_to_lane(self, sequence: Sequence, resident: Resident) -> bool:
         lane = self.lane
         if lane is None or not lane.takes(sequence):
             return False
         n_known = self._prefix.n_known(sequence, resident)
-        if not self._is_long(sequence, n_known):
-            return False
-        if self._rules.can_shift and not sequence.spans:
+        n_new = len(sequence.tokens) - 1 - n_known
+        is_long = self._is_long(n_new, n_known)
+        if len(lane.members) >= self._rules.parallel:
+            return is_long  # it waits in the line, where callers take turns
+        if self._rules.can_shift and n_new >= _WORTH_SHIFTING and not sequence.spans:
             sequence.moves = self._prefix.find_moves(sequence, n_known)
             resident = self._find(sequence)  # searching may have sent parked ones away
+        if not is_long and not sequence.moves:
+            return False
         self._prefix.hold(sequence, resident)
         self._count_cached(sequence, sequence.computed + sum(m.segment.n for m in sequence.moves))
         self.line.started(sequence)
         lane.add(sequence)
         return True
 
-    def _is_long(self, sequence: Sequence, n_known: int) -> bool:
-        """Whether computing the rest in the pool takes more than the next step may."""
-        n_new = len(sequence.tokens) - 1 - n_known
+    def _is_long(self, n_new: int, n_known: int) -> bool:
+        """Whether computing n_new tokens in the pool takes more than the next step may."""
         if n_new <= _ALWAYS_SHORT:
             return False
         budget = self._rules.budget
@@ -180,9 +189,9 @@ class Intake:
         return used + len(sequence.tokens) - n_shared <= self._rules.pool_cells
 
     def _start(self, sequence: Sequence, resident: Resident) -> None:
-        sequence.slot = self._pool.allocate()
+        sequence.slot = self._prefix.slot_for(resident)
         sequence.top = sequence.n_moved = 0
-        if self._rules.can_reuse:
+        if self._rules.can_reuse or sequence.spans:  # its own, from the lane
             self._prefix.attach(sequence, resident)
         sequence.spans, sequence.moves = [], []
         self._count_cached(sequence, sequence.computed)

@@ -18,11 +18,12 @@ Shifting rewrites a whole context, which is cheap in a small one.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor as ThreadLike
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from naiad.engine.cost import StepCost
 from naiad.engine.executor import DecodeOutcome, Executor, Run
@@ -77,6 +78,42 @@ class _Done:
     seconds: float
 
 
+class ThreadLike(Protocol):
+    """Where chunks are computed; a concurrent.futures.Executor is one."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]: ...
+    def shutdown(self) -> None: ...
+
+
+class _ThreadOfItsOwn:
+    """A new thread for each call.
+
+    OpenMP keeps a team of threads for each thread that ever computed, for as long as that lives.
+    While there are more of them than processors, libgomp hardly spins at its barriers, and every
+    step of the pool would be slower for what the lane did long ago.
+    """
+
+    def __init__(self) -> None:
+        self._latest: threading.Thread | None = None
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(fn(*args))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._latest = threading.Thread(target=run, name="naiad-lane", daemon=True)
+        self._latest.start()
+        return future
+
+    def shutdown(self) -> None:
+        if self._latest is not None:
+            self._latest.join()
+
+
 class Lane:
     """One prompt at a time, the most urgent first. Its context is touched by its thread only.
 
@@ -100,7 +137,7 @@ class Lane:
         self._pool = Pool(executor.memory, 1, window)
         self._slot = self._pool.allocate()
         self._interrupts = Interrupts(executor)
-        self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="naiad-lane")
+        self._thread = thread or _ThreadOfItsOwn()
         self._running: Future[_Done] | None = None
         self._holds: Sequence | None = None  # whose cells the lane holds
         self._n_cells = n_cells
@@ -228,7 +265,7 @@ class Lane:
     def close(self) -> None:
         """Wait for the running chunk and free the context. Safe to call twice."""
         self._executor.interrupt()
-        self._thread.shutdown(wait=True)
+        self._thread.shutdown()
         self._executor.close()
 
     # -- the lane's thread ---------------------------------------------------------------------

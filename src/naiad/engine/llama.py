@@ -16,6 +16,8 @@ from naiad.engine.core import CoreLimits, EngineCore
 from naiad.engine.disk_cache import DiskCache
 from naiad.engine.disk_tier import open_store
 from naiad.engine.executor import DecodeOutcome, NativeExecutor, Run, State
+from naiad.engine.grammar.compiler import GrammarCompiler
+from naiad.engine.grammar.follower import Follower
 from naiad.engine.host_cache import BLOCK
 from naiad.engine.journal import Journal
 from naiad.engine.lane import Lane
@@ -31,7 +33,7 @@ from naiad.native import library
 from naiad.native.context import Context, ContextParams
 from naiad.native.model import Model
 from naiad.native.vocab import Vocab
-from naiad.types import EngineSettings, ModelInfo
+from naiad.types import EngineSettings, Grammar, ModelInfo
 
 import numpy as np  # isort: skip  (after llama_cpp)
 import psutil  # isort: skip
@@ -51,6 +53,7 @@ class LlamaBackend:
     tokenizer: Vocab
     core: EngineCore
     model: Model
+    grammars: GrammarCompiler
     store: DiskCache[State] | None = None
 
     def check(self, prompt: list[int], max_tokens: int | None) -> int:
@@ -72,6 +75,15 @@ class LlamaBackend:
             )
         left = n_ctx - n
         return left if max_tokens is None else min(max_tokens, left)
+
+    def cached_grammar(self, grammar: Grammar) -> Follower | None:
+        return self.grammars.cached(grammar)
+
+    def compile_grammar(self, grammar: Grammar) -> Follower:
+        return self.grammars.compile(grammar)
+
+    def close_grammars(self) -> None:
+        self.grammars.close()
 
     def flush(self, timeout_s: float) -> bool:
         """Write to disk what was saved, for at most so long; see `naiad.engine.worker`."""
@@ -134,7 +146,7 @@ def _build(config: EngineConfig, model: Model, gpu_layers: int, free_before: int
     choice = sizing.choose(config, _machine(gpu_layers))
     room = _fit(config, choice, model, gpu_layers, free_before)
     logger.info("profile %s: %s; %s", choice.profile, choice.explained(), room.arithmetic)
-    context = Context(model, _context_params(config, choice, room))
+    context = Context(model, _context_params(config, choice, room, can_cut=_can_cut(model)))
     try:
         executor = NativeExecutor(context)
         _self_test(executor, model.vocab)
@@ -145,21 +157,24 @@ def _build(config: EngineConfig, model: Model, gpu_layers: int, free_before: int
             parallel=config.parallel,
             n_parked=room.n_parked,
             host_cache_bytes=room.host_cache_bytes,
-            can_reuse=config.prefix_cache and _can_reuse(model) and choice.kv_unified,
-            drafts=config.drafts and model.can_cut,
+            can_reuse=config.prefix_cache,
+            can_cut=_can_cut(model),
+            kv_unified=choice.kv_unified,
+            drafts=config.drafts and _can_cut(model),
             can_shift=config.context_shift and context.can_shift,
             window=model.n_swa,
             budget=_budget(config, choice, gpu_layers),
             check_integrity=config.check_integrity,
         )
         journal = Journal(Path(config.journal)) if config.journal else None
-        store = open_store(config, model, context) if limits.can_reuse else None
+        store = _open_store(config, model, context, limits)
         lane = _make_lane(context, room)
         core = EngineCore(executor, model.vocab, limits, journal, store=store, lane=lane)
     except BaseException:
         context.close()  # before its model, and before another try needs the memory
         raise
-    return LlamaBackend(info, model.vocab, core, model, store)
+    grammars = GrammarCompiler(model.vocab)
+    return LlamaBackend(info, model.vocab, core, model, grammars, store)
 
 
 def _fit(
@@ -167,7 +182,8 @@ def _fit(
 ) -> memory_fit.MemoryFit:
     """What fits. Weights on the processor are mapped, and count as free until they are read.
 
-    Streams apart share nothing, so what is finished need not stay.
+    Streams apart have none to spare for what is finished: it stays in its stream until another
+    needs it, and those in use stay side by side, which is how a step computes them together.
     """
     n_parked = _count_parked(config.parallel)
     shape = memory_fit.ModelShape(
@@ -187,17 +203,18 @@ def _fit(
         n_ubatch=choice.n_ubatch,
         flash_attention=choice.flash_attention,
         kv_unified=choice.kv_unified,
-        has_lane=_has_lane(config, choice, gpu_layers) and _can_reuse(model),
+        can_cut=_can_cut(model),
+        has_lane=_has_lane(config, choice, gpu_layers) and _can_cut(model),
     )
     return memory_fit.fit(shape, wish, free_before)
 
 
 def _context_params(
-    config: EngineConfig, choice: sizing.Choice, room: memory_fit.MemoryFit
+    config: EngineConfig, choice: sizing.Choice, room: memory_fit.MemoryFit, *, can_cut: bool
 ) -> ContextParams:
     return ContextParams(
         n_ctx=room.n_cells,
-        n_seq_max=config.parallel + room.n_parked + 1,
+        n_seq_max=config.parallel + room.n_parked + int(choice.kv_unified and can_cut),
         n_batch=max(_N_BATCH_LEAST, choice.n_ubatch + config.parallel),
         n_ubatch=choice.n_ubatch,
         threads=choice.threads,
@@ -229,8 +246,16 @@ def _make_lane(context: Context, room: memory_fit.MemoryFit) -> Lane | None:
     return Lane(NativeExecutor(own), own.n_cells, window=model.n_swa, threads=own.params.threads)
 
 
-def _can_reuse(model: Model) -> bool:
-    """Whether a sequence's past can be cut and saved in blocks.
+def _open_store(
+    config: EngineConfig, model: Model, context: Context, limits: CoreLimits
+) -> DiskCache[State] | None:
+    if not limits.can_reuse:
+        return None
+    return open_store(config, model, context, is_whole=not limits.is_in_blocks)
+
+
+def _can_cut(model: Model) -> bool:
+    """Whether a sequence's past can be cut and saved in blocks, and not as a whole only.
 
     A saved state leaves out what its own last position cannot look at: a block must be no longer
     than the sliding window.

@@ -48,6 +48,7 @@ class Wish:
     """What is to be held. ctx and host_cache_mib: None when nobody asked for a number.
 
     most_parked: finished sequences that may stay; in streams each of them has cells of its own.
+    can_cut: see CoreLimits.
     """
 
     parallel: int
@@ -57,7 +58,13 @@ class Wish:
     n_ubatch: int = 512
     flash_attention: bool = True
     kv_unified: bool = True
+    can_cut: bool = True
     has_lane: bool = False
+
+    @property
+    def n_scratch(self) -> int:
+        """Sequences beside those of requests: blocks pass through one; whole states do not."""
+        return int(self.kv_unified and self.can_cut)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +109,7 @@ class _Sum:
 
     @property
     def compute(self) -> int:
-        n_seq = self.wish.parallel + self.n_parked + 1
+        n_seq = self.wish.parallel + self.n_parked + self.wish.n_scratch
         outputs = n_seq * self.shape.n_vocab * 4
         in_sight = self.n_cells if self.wish.kv_unified else round_up(self.n_ctx)
         main = compute_bytes(self.shape, self.wish, in_sight) + outputs
@@ -131,7 +138,7 @@ def compute_bytes(shape: ModelShape, wish: Wish, cells_in_sight: int) -> int:
 
     The library reckons with a micro-batch that is a multiple of the number of sequences.
     """
-    n_tokens = wish.n_ubatch + wish.parallel + wish.most_parked + 1
+    n_tokens = wish.n_ubatch + wish.parallel + wish.most_parked + wish.n_scratch
     n_masks = 2 if shape.has_window else 1
     per_cell = 2 * n_masks if wish.flash_attention else 4 * (shape.n_head + n_masks)
     per_token = max(shape.n_vocab * 4, cells_in_sight * per_cell)
@@ -172,11 +179,10 @@ def fit(shape: ModelShape, wish: Wish, free_bytes: int) -> MemoryFit:
 def _least(shape: ModelShape, wish: Wish, n_ctx: int) -> _Sum:
     """The cheapest way to give every request n_ctx tokens.
 
-    In a unified pool requests share the cells of one; streams have cells of their own each, and so
-    has the scratch sequence.
+    In a unified pool requests share the cells of one; streams have cells of their own each.
     """
     cells = round_up(n_ctx)
-    n_streams = 1 if wish.kv_unified else wish.parallel + 1
+    n_streams = 1 if wish.kv_unified else wish.parallel
     n_parked = wish.most_parked if wish.kv_unified else 0
     return _Sum(shape, wish, n_ctx, cells * n_streams, n_parked)
 
@@ -205,7 +211,7 @@ def _modest_ctx(shape: ModelShape, wish: Wish, free_bytes: int, most: int) -> in
     """The context when nobody asked for one: at least CELL_STEP, which may not fit."""
     affordable = min(_most_tokens(shape, wish, _modest(shape, free_bytes)), most)
     if not wish.kv_unified:
-        affordable = min(affordable, max(_round_down(POOL_ENOUGH // (wish.parallel + 1)), 2048))
+        affordable = min(affordable, max(_round_down(POOL_ENOUGH // wish.parallel), 2048))
     return min(shape.n_ctx_train, max(affordable, CELL_STEP))
 
 

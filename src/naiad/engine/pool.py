@@ -37,6 +37,11 @@ class Pool:
     def available(self) -> int:
         return len(self._free)
 
+    @property
+    def lowest_free(self) -> int:
+        """The lowest slot that `allocate` could give; ValueError when there is none."""
+        return min(self._free)
+
     def allocate(self) -> int:
         """An empty slot. Raises IndexError when none is available."""
         slot = self._free.pop()
@@ -74,6 +79,10 @@ class Pool:
         """Keep at most the first n_tokens. Returns the length that is left."""
         self._memory.remove(slot, n_tokens, -1)
         return self._verified(slot, n_tokens)
+
+    def interrupted(self, slot: int, most: int) -> int:
+        """Keep at most `most` of what an interrupted decode has left. Returns the length left."""
+        return self.cut(slot, min(self.length(slot), most))
 
     def save(self, slot: int, start: int, end: int) -> State | None:
         """The state of the cells [start, end) of a slot; None when some of them are gone."""

@@ -120,6 +120,10 @@ class PrefixCache:
 
     # -- into the pool ---------------------------------------------------------------------------
 
+    def slot_for(self, resident: Resident) -> int:  # noqa: ARG002 - whole sequences need to know
+        """An empty slot to begin in."""
+        return self._pool.allocate()
+
     def attach(self, sequence: Sequence, resident: Resident) -> None:
         """Give an empty slot the longest prefix there is; sets `computed`."""
         if resident.n_ready >= (BLOCK if sequence.spans else MIN_REUSE):
@@ -193,6 +197,9 @@ class PrefixCache:
                     sequence.job.namespace, own, span.start, span.state, span.state.nbytes
                 )
 
+    def computed(self, sequence: Sequence, n_tokens: int) -> None:
+        """The last n_tokens of what it has were computed just now: nothing to do before its end."""
+
     def park(self, sequence: Sequence) -> None:
         """Take over the cells of a sequence that has ended."""
         tokens = sequence.tokens[: sequence.computed]
@@ -227,6 +234,10 @@ class PrefixCache:
         if state is None:
             return False
         return self.host.add(parked.namespace, parked.tokens, start, state, state.nbytes)
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError when the books do not agree."""
+        self.host.check_integrity()
 
 
 def _better(a: Resident, b: Resident) -> Resident:

@@ -59,7 +59,7 @@ def plan(
     for sequence in prefilling:
         if left <= 0:
             break
-        n = min(left, sequence.n_pending)
+        n = min(left, sequence.n_next)
         chunks.append(Chunk(sequence, n))
         left -= n
     return chunks

@@ -47,6 +47,7 @@ class Sequence:
     spans: cells computed so far that are held outside the pool, without gaps from 0 on: of a
     sequence in the lane or put back; empty while it has a slot. moves: pieces of an earlier
     sequence that the lane will shift in. is_lane_shut: only the pool may compute it.
+    stop: a step ends after so many tokens, where a state of the prompt is to be kept; 0: nowhere.
     since: time.monotonic() of its arrival. top, n_moved: see compaction.
     """
 
@@ -60,6 +61,7 @@ class Sequence:
     spans: list[Span] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
     is_lane_shut: bool = False
+    stop: int = 0
     since: float = field(default_factory=time.monotonic)
     top: int = 0
     n_moved: int = 0
@@ -88,6 +90,11 @@ class Sequence:
     def n_pending(self) -> int:
         """Tokens that are not computed yet; 1 while decoding."""
         return len(self.tokens) - self.computed
+
+    @property
+    def n_next(self) -> int:
+        """Tokens that one step may compute at most: those to its stop, else all."""
+        return (self.stop if self.computed < self.stop else len(self.tokens)) - self.computed
 
     @property
     def n_held(self) -> int:

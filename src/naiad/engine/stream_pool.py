@@ -31,6 +31,11 @@ class StreamPool:
     def available(self) -> int:
         return len(self._free)
 
+    @property
+    def lowest_free(self) -> int:
+        """The lowest slot that `allocate` could give; ValueError when there is none."""
+        return min(self._free)
+
     def allocate(self) -> int:
         """The lowest empty slot, so that those in use stay together. Raises IndexError for none."""
         if not self._free:
@@ -71,6 +76,14 @@ class StreamPool:
         if length == 0:
             self._memory.remove(slot)  # what may be left is of no use
         return length
+
+    def interrupted(self, slot: int, most: int) -> int:
+        """Keep at most `most` of what an interrupted decode has left. Returns the length left."""
+        return self.cut(slot, min(self.length(slot), most))
+
+    def load_shifted(self, slot: int, start: int, end: int, shift: int, state: State) -> int:  # noqa: ARG002
+        """Nothing is moved here. Returns the slot's length, which is unchanged."""
+        return self.length(slot)
 
     def save(self, slot: int, start: int, end: int) -> State | None:
         """The state of a whole slot; None for any other range: there is no scratch to cut it in."""

@@ -32,15 +32,14 @@ from typing import Protocol, cast, runtime_checkable
 import msgspec
 
 from naiad.config import EngineConfig
-from naiad.engine.base import Core, CoreJob, EngineBackend, Loader, Wakes
+from naiad.engine.accepting import Accepting, deliberate
+from naiad.engine.base import CompilesGrammars, Core, CoreJob, EngineBackend, Loader, Wakes
 from naiad.engine.reporting import ProgressReporter
 from naiad.engine.saving import save
-from naiad.engine.text_bias import with_text_biases
 from naiad.errors import EngineUnavailable, InternalError, NaiadError
 from naiad.ipc.channel import FrameRefused, WorkerChannel
 from naiad.ipc.messages import (
     Abort,
-    Accepted,
     AnyCommand,
     CallFailed,
     Detokenize,
@@ -50,7 +49,6 @@ from naiad.ipc.messages import (
     LogLine,
     Progressed,
     Ready,
-    Refused,
     Shutdown,
     StepDone,
     Submit,
@@ -128,6 +126,7 @@ class Worker:
         self._save_until = 0.0  # time.monotonic(), once told to end
         # Bounded by the front's admission: one job and at most one abort per request in flight.
         self._queue: queue.SimpleQueue[CoreJob | Abort | Shutdown | _Wake] = queue.SimpleQueue()
+        self._accepting = Accepting(self.channel, epoch, self._require_backend, self._queue.put)
         self._inbox = threading.Thread(target=self._read_commands, name="naiad-inbox", daemon=True)
 
     def run(self) -> int:
@@ -158,8 +157,8 @@ class Worker:
             items = core.step()
             if items:
                 self._steps += 1
-                self.channel.send(StepDone(self.epoch, self._steps, items))
                 self._live.difference_update([i.uid for i in items if i.finish is not None])
+                self.channel.send(StepDone(self.epoch, self._steps, items))
             if news := reporter.news(items):
                 self.channel.send(Progressed(self.epoch, news))
         if self._save_until:
@@ -178,8 +177,8 @@ class Worker:
             elif isinstance(command, Abort):
                 core.abort(command.uid)
             else:
-                core.add(command)
                 self._live.add(command.uid)
+                core.add(command)
                 reporter.watch(command)
             command = self._poll(0)
         return True
@@ -228,8 +227,11 @@ class Worker:
     def _tear_down(self) -> None:
         self.channel.shut()  # first: the front must not wait for a core that cannot be closed
         self._inbox.join()
+        self._accepting.close()
         if self._backend is not None:
             self._backend.core.close()
+            if isinstance(self._backend, CompilesGrammars):
+                self._backend.close_grammars()
         self.channel.close()
 
     # --- inbox thread
@@ -252,11 +254,12 @@ class Worker:
     def _handle(self, command: AnyCommand) -> None:
         match command:
             case Submit():
-                self._submit(command)
+                self._accepting.submit(command)
             case Abort(uid):
                 if self._backend is not None:
                     self._backend.core.cancel_hint(uid)
-                self._queue.put(command)
+                if not self._accepting.abort(uid):
+                    self._queue.put(command)
             case Tokenize() | Detokenize():
                 self._answer(command)
             case Shutdown():
@@ -274,47 +277,13 @@ class Worker:
             last_call.daemon = True
             last_call.start()
 
-    def _submit(self, submit: Submit) -> None:
-        try:
-            job = self._check(submit)
-            accepted = Accepted(self.epoch, submit.uid, len(job.prompt))
-        except Exception as error:
-            refusal = _deliberate(error)
-            details = refusal.details
-            refused = Refused(self.epoch, submit.uid, refusal.code, refusal.message, details)
-            self.channel.send(refused)
-            return
-        self.channel.send(accepted)
-        self._queue.put(job)
-
-    def _check(self, submit: Submit) -> CoreJob:
-        backend = self._require_backend()
-        ids = submit.prompt
-        if isinstance(ids, str):
-            ids = backend.tokenizer.encode(ids, add_special=True, parse_special=True)
-        max_tokens = backend.check(ids, submit.max_tokens)
-        sampling = with_text_biases(
-            submit.sampling,
-            lambda text: backend.tokenizer.encode(text, add_special=False, parse_special=False),
-        )
-        return CoreJob(
-            submit.uid,
-            tuple(ids),
-            max_tokens,
-            sampling,
-            submit.namespace,
-            submit.priority,
-            submit.caller,
-            submit.wants_progress,
-        )
-
     def _answer(self, command: Tokenize | Detokenize) -> None:
         try:
             self.channel.send(self._call(command))
         except OSError:
             raise
         except Exception as error:
-            failure = _deliberate(error)
+            failure = deliberate(error)
             failed = CallFailed(self.epoch, command.call, failure.code, failure.message)
             self.channel.send(failed)
 
@@ -363,16 +332,6 @@ def _until_due(core: Core) -> float:
     """Seconds until step() has something to do."""
     due = core.next_due() if isinstance(core, Paced) else None
     return 0 if due is None else due - time.monotonic()
-
-
-def _deliberate(error: Exception) -> NaiadError:
-    """The error as the front may show it; a defect goes to the log and keeps its cause there."""
-    if isinstance(error, NaiadError):
-        return error
-    if isinstance(error, FrameRefused):
-        return InternalError(f"the answer cannot be sent: {error}")
-    logger.error("a command failed", exc_info=error)
-    return InternalError("the engine could not take this request; the log has the cause")
 
 
 def run_in_thread(sock: socket.socket, epoch: int, config: EngineConfig) -> int:

@@ -13,7 +13,16 @@ from typing import Any
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
 
-from naiad.dialects.base import Call, Dialect, Formatter, Handle, Operation, Parse, Parsed
+from naiad.dialects.base import (
+    Call,
+    Dialect,
+    Formatter,
+    Handle,
+    Immediate,
+    Operation,
+    Parse,
+    Parsed,
+)
 from naiad.errors import EngineFailed, InternalError
 from naiad.http.auth import Door
 from naiad.http.body import read_object
@@ -21,7 +30,16 @@ from naiad.http.exchange import INTERNAL_MESSAGE, Exchange, answering_errors
 from naiad.http.watch import ClientWatch, Line
 from naiad.service.generate import Generation
 from naiad.service.service import Service
-from naiad.types import Caller, Finished, FinishReason, Progress, TextDelta, Usage
+from naiad.types import (
+    Caller,
+    Finished,
+    FinishReason,
+    Progress,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +79,9 @@ class GenerationEndpoint:
             self._house.service.check_room()  # cheaper than reading what would be refused
             body = await read_object(scope, receive, self._house.max_body_bytes)
             parsed = self._parse(body, self._house.service.model)
+            if isinstance(parsed, Immediate):
+                await exchange.answer_json(parsed.value)
+                return
             self._log_ignored(parsed)
             await self._run(exchange, parsed, caller)
 
@@ -120,14 +141,22 @@ async def _stream(generation: Generation, formatter: Formatter, line: Line) -> N
         async for event in generation:
             if isinstance(event, TextDelta):
                 await line.write(formatter.delta(event))
-            elif isinstance(event, Progress):
-                await line.write(formatter.progress(event))
-            else:
+            elif isinstance(event, Finished):
                 await line.end(formatter.close(event))
+            else:
+                await line.write(_rare(formatter, event))
     except Exception:
         log.exception("a stream failed")
         if line.is_open:
             await line.end(formatter.close(_failure()))
+
+
+def _rare(formatter: Formatter, event: Progress | ReasoningDelta | ToolCallDelta) -> bytes:
+    if isinstance(event, ReasoningDelta):
+        return formatter.reasoning(event)
+    if isinstance(event, ToolCallDelta):
+        return formatter.tool_call(event)
+    return formatter.progress(event)
 
 
 async def _send_whole(generation: Generation, formatter: Formatter, exchange: Exchange) -> None:

@@ -63,9 +63,7 @@ class Exchange:
         if status >= 500:
             log.warning("request %s: %d %s: %s", self.request_id, status, error.code, error.message)
         if not self.has_begun:
-            await self.answer_json(
-                self.dialect.error_body(error), status, error_headers(error, status)
-            )
+            await self.answer_json(self._error_body(error), status, error_headers(error, status))
 
     async def begin_stream(self, media: Media) -> None:
         """Send the headers of a stream."""
@@ -74,7 +72,13 @@ class Exchange:
     async def _begin(self, status: int, media: str, headers: HeaderList) -> None:
         self.has_begun = True
         head = [(b"content-type", media.encode()), (b"x-request-id", self._shown_id()), *headers]
+        if self.dialect.id_header is not None:
+            head.append((self.dialect.id_header.encode(), self._shown_id()))
         await self.send({"type": "http.response.start", "status": status, "headers": head})
+
+    def _error_body(self, error: NaiadError) -> Any:
+        body, name = self.dialect.error_body(error), self.dialect.id_header
+        return body if name is None else {**body, name.replace("-", "_"): self._shown_id().decode()}
 
     def _shown_id(self) -> bytes:
         # The caller's id is echoed for its own logs; nothing of ours is ever found by it.

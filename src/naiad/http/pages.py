@@ -8,8 +8,10 @@ from starlette.types import Receive, Scope, Send
 
 from naiad import __version__
 from naiad.dialects.base import Access, Dialect
-from naiad.http.exchange import Exchange, answering_errors
+from naiad.http.exchange import Exchange, answering_errors, header
+from naiad.http.static import STATIC, show_file
 from naiad.service.service import Service
+from naiad.ui import StaticFile
 
 Show = Callable[[Service, Exchange], Awaitable[None]]
 
@@ -29,8 +31,22 @@ class Page:
 
 
 async def show_front(_service: Service, exchange: Exchange) -> None:
-    """What this server is and where its APIs are."""
-    await exchange.answer(200, "text/plain; charset=utf-8", _FRONT.encode())
+    """To browsers the chat page; to people at a terminal what this server is and where its APIs
+    are; to all others the words by which clients of Ollama know that it is there."""
+    if b"text/html" in (header(exchange.scope, b"accept") or b""):
+        await show_file(STATIC["index.html"], exchange, [(b"vary", b"accept")])
+        return
+    headers = [(b"vary", b"accept, user-agent")]
+    agent = (header(exchange.scope, b"user-agent") or b"").lower()
+    text = _FRONT if agent.startswith(_TERMINALS) else _FOR_OLLAMAS_CLIENTS
+    await exchange.answer(200, "text/plain; charset=utf-8", text.encode(), headers)
+
+
+def _file_page(file: StaticFile) -> tuple[Access, Show]:
+    async def show(_service: Service, exchange: Exchange) -> None:
+        await show_file(file, exchange)
+
+    return Access.PUBLIC, show
 
 
 async def show_health(service: Service, exchange: Exchange) -> None:
@@ -55,13 +71,20 @@ PAGES: dict[str, tuple[Access, Show]] = {
     "/livez": (Access.PUBLIC, show_live),
     "/readyz": (Access.PUBLIC, show_ready),
     "/ping": (Access.PUBLIC, show_live),
+    **{f"/ui/{name}": _file_page(file) for name, file in STATIC.items() if name != "index.html"},
 }
+
+_TERMINALS = (b"curl/", b"wget/", b"httpie/")
+_FOR_OLLAMAS_CLIENTS = "Ollama is running"  # some compare every letter
 
 _FRONT = f"""naiad {__version__}: a local language model server.
 
+  Web page      /  (in a browser)
   OpenAI API    /v1/chat/completions, /v1/completions, /v1/models
   KoboldAI API  /api/v1/generate, /api/extra/generate/stream, /api/v1/model
+  Ollama API    /api/chat, /api/generate, /api/tags
+  Anthropic     /v1/messages, /v1/messages/count_tokens
   Health        /health, /livez, /readyz
 
-Point a client's base URL at /v1 (OpenAI) or at / (KoboldAI).
+Point a client's base URL at /v1 (OpenAI) or at / (all others).
 """

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from naiad.types import FinishReason, ModelInfo, SamplingParams
+from naiad.types import FinishReason, Grammar, ModelInfo, SamplingParams
 
 
 class Command(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -30,7 +30,9 @@ class Submit(Command, frozen=True, tag=True, array_like=True):
     namespace: whose cache the prompt may share; sequences of other namespaces are invisible to it.
     max_tokens: None for as many as the context holds.
     priority: lower starts first. caller: whose turn it takes among those of the same priority.
+    shift_at_limit: when the context is full, give up the oldest tokens and go on.
     wants_progress: Progressed shall tell of it until its first item.
+    grammar: compiled before the answer to this; one that cannot be is Refused.
     """
 
     uid: int
@@ -41,6 +43,8 @@ class Submit(Command, frozen=True, tag=True, array_like=True):
     priority: int = 0
     caller: str = ""
     wants_progress: bool = False
+    shift_at_limit: bool = False
+    grammar: Grammar | None = None
 
 
 class Abort(Command, frozen=True, tag=True, array_like=True):
@@ -115,8 +119,9 @@ class StreamItem(msgspec.Struct, frozen=True, array_like=True):
     """What one engine step did for one stream.
 
     seq: 0, 1, 2, ... within the uid, no gaps.
-    tokens: ids chosen in this step, usually one, none in a bare end; data: their bytes, joined
-        (an end-of-generation token is counted in tokens but has no bytes).
+    tokens: ids that are settled with this step, usually one, none in a bare end; data: their
+        bytes, joined (an end-of-generation token is counted in tokens but has no bytes). A step
+        that settles none, because they may yet be taken back, has no item.
     finish: set on the last item only; n_cached: prompt tokens reused, meaningful from seq 0 on.
     error: (code, message) when finish is "error".
     """

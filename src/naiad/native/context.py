@@ -128,6 +128,7 @@ class Context:
         code = lib.llama_decode(self.handle, batch.native())
         if code == 0:
             lib.llama_synchronize(self.handle)
+            self.memory.shifted.clear()
         outcome = _OUTCOMES.get(code, DecodeOutcome.FATAL)
         self._log.release(as_debug=outcome is not DecodeOutcome.FATAL)
         return outcome
@@ -151,9 +152,13 @@ class Context:
 
 
 class Memory:
-    """The cells of a context, by sequence. Positions are half-open ranges; -1 is open-ended."""
+    """The cells of a context, by sequence. Positions are half-open ranges; -1 is open-ended.
+
+    shifted: sequences that may own cells whose shift no decode has applied yet.
+    """
 
     def __init__(self, context: Context) -> None:
+        self.shifted: set[int] = set()
         self._ctx = context.handle
         self._has_streams = not context.params.kv_unified
         self._log = library.start()
@@ -169,6 +174,8 @@ class Memory:
 
     def remove(self, seq: int, start: int = -1, end: int = -1) -> None:
         """Drop positions [start, end) of a sequence."""
+        if start <= 0 and end < 0:
+            self.shifted.discard(seq)
         lib.llama_memory_seq_rm(self._handle, seq, start, end)
 
     def share(self, source: int, target: int, start: int, end: int) -> None:
@@ -188,16 +195,21 @@ class Memory:
             self.remove(target, end, -1)
             return
         lib.llama_memory_seq_cp(self._handle, source, target, start, end)
+        if source in self.shifted:
+            self.shifted.add(target)
 
     def shift(self, seq: int, start: int, end: int, delta: int) -> None:
         """Move positions [start, end) of a sequence by delta, for every owner of those cells.
 
-        Applied by the next decode: a state that is saved before it is wrong.
+        The next decode that is done applies it; until then nothing of the sequence can be saved.
         """
         lib.llama_memory_seq_add(self._handle, seq, start, end, delta)
+        self.shifted.add(seq)
 
     def save(self, seq: int) -> State | None:
-        """The state of all cells of a sequence; None when it failed."""
+        """The state of all cells of a sequence; None when it failed, or while a shift waits."""
+        if seq in self.shifted:
+            return None  # it would hold the new positions and the old contents
         size = int(lib.llama_state_seq_get_size(self._ctx, seq))
         state: State = np.empty(size, np.uint8)
         n = lib.llama_state_seq_get_data(self._ctx, _bytes_pointer(state), size, seq)
@@ -205,6 +217,7 @@ class Memory:
 
     def load(self, seq: int, state: State) -> bool:
         """Replace a sequence by a saved state. False: no room, or the state does not fit here."""
+        self.shifted.discard(seq)
         self._log.hold()  # "no room" is logged as an error, which it is not
         n = lib.llama_state_seq_set_data(self._ctx, _bytes_pointer(state), state.size, seq)
         self._log.release(as_debug=True)

@@ -155,7 +155,9 @@ def tokens_in(prompt: Prompt) -> int:
         return max(1, len(prompt.ids))
     if isinstance(prompt, TextPrompt):
         return tokens_of(len(prompt.text.encode()))
-    return tokens_of(sum(len(message.content.encode()) for message in prompt.messages))
+    n_bytes = sum(len(message.content.encode()) for message in prompt.messages)
+    # Agents bring more text in their tools than in their turns.
+    return tokens_of(n_bytes + sum(len(str(tool.parameters)) for tool in prompt.tools))
 
 
 def tokens_of(n_bytes: int) -> int:

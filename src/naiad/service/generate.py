@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 import msgspec
 
+from naiad.chat.channels import Channels
+from naiad.chat.output import CallEvent
 from naiad.client.base import TokenBatch, TokenStream
 from naiad.errors import EngineFailed, NaiadError
 from naiad.service.admission import Place
@@ -17,15 +21,19 @@ from naiad.types import (
     Finished,
     FinishReason,
     Progress,
+    ReasoningDelta,
     Started,
     TextDelta,
+    Timings,
+    ToolCall,
+    ToolCallDelta,
     Usage,
 )
 
 
 class Generation:
-    """The events of one accepted request: perhaps Progress, then any number of TextDelta, then
-    exactly one Finished.
+    """The events of one accepted request: perhaps Progress, then any number of TextDelta (and, with
+    channels, ReasoningDelta and ToolCallDelta), then exactly one Finished.
 
     Iterate it once; `started` is known from the beginning. The text is assembled here: split
     characters are joined, and a stop string ends the stream and the engine's work.
@@ -34,6 +42,7 @@ class Generation:
     __slots__ = (
         "_abort",
         "_began",
+        "_channels",
         "_end",
         "_entry",
         "_first_text",
@@ -43,6 +52,7 @@ class Generation:
         "_n_tokens",
         "_place",
         "_prompt_began",
+        "_settled",
         "_stream",
         "_text",
         "finished",
@@ -56,11 +66,14 @@ class Generation:
         entry: Entry,
         place: Place,
         abort: Callable[[int], None],
+        channels: Channels | None = None,
     ) -> None:
         self.started = Started(n_prompt=stream.n_prompt)
         self.finished: Finished | None = None  # set as soon as the end is known
         self._stream = stream
         self._text = StreamText(stops)
+        self._channels = channels
+        self._settled: deque[CallEvent] = deque()  # events of the channels, not yet handed out
         self._entry = entry
         self._place = place
         self._abort = abort
@@ -76,7 +89,9 @@ class Generation:
     def __aiter__(self) -> Generation:
         return self
 
-    async def __anext__(self) -> Progress | TextDelta | Finished:
+    async def __anext__(self) -> Progress | CallEvent | Finished:
+        if self._settled:
+            return self._settled.popleft()
         while self._end is None:
             if self._is_over:
                 raise StopAsyncIteration
@@ -84,7 +99,10 @@ class Generation:
             if batch.progress is not None:
                 return self._progressed(batch.progress)
             text = self._take(batch)
-            if text:
+            if self._channels is not None:
+                if self._settle(text, self._channels):
+                    return self._settled.popleft()
+            elif text:
                 return self._delta(text)
         end, self._end, self._is_over = self._end, None, True
         return end
@@ -92,11 +110,17 @@ class Generation:
     async def whole(self) -> Completion:
         """The fold of all events."""
         parts: list[str] = []
+        reasoning: list[str] = []
+        calls: list[ToolCall] = []
         async for event in self:
             if isinstance(event, TextDelta):
                 parts.append(event.text)
+            elif isinstance(event, ReasoningDelta):
+                reasoning.append(event.text)
+            elif isinstance(event, ToolCallDelta):
+                _add_to(calls, event)
             elif isinstance(event, Finished):
-                return Completion(text="".join(parts), finished=event)
+                return Completion("".join(parts), event, "".join(reasoning), tuple(calls))
         raise RuntimeError("the stream had been read to its end before")
 
     def close(self) -> None:
@@ -159,7 +183,9 @@ class Generation:
     def _finish(
         self, reason: FinishReason, stop: str | None = None, error: NaiadError | None = None
     ) -> None:
-        self._end = self.finished = Finished(reason, self._usage(), stop, error)
+        self._end = self.finished = Finished(
+            reason, self._usage(), stop, error, timings=Timings(*self.seconds)
+        )
         self._entry.is_finished = True
 
     def _usage(self) -> Usage:
@@ -170,10 +196,35 @@ class Generation:
         )
 
     def _delta(self, text: str) -> TextDelta:
+        self._note(text)
+        n_tokens, self._n_held = self._n_held, 0
+        return TextDelta(text, n_tokens)
+
+    def _settle(self, text: str, channels: Channels) -> bool:
+        """Tell the text's channels apart; True when there are events to hand out."""
+        if text:
+            self._note(text)
+            self._settled += channels.feed(text, self._n_held)
+            if channels.is_over and self._end is None:
+                self._stop()
+                self._finish(FinishReason.STOP)
+        if self._end is not None:
+            self._settled += channels.finish(self._n_held)
+            self._end = self.finished = replace(self._end, n_tool_calls=channels.n_calls)
+        if self._settled:
+            self._n_held = 0
+        return bool(self._settled)
+
+    def _note(self, text: str) -> None:
         if self._first_text is None:
             self._first_text = time.monotonic()
             self._entry.progress = None
             self._place.started()
         self._entry.pieces.append(text)
-        n_tokens, self._n_held = self._n_held, 0
-        return TextDelta(text, n_tokens)
+
+
+def _add_to(calls: list[ToolCall], piece: ToolCallDelta) -> None:
+    if piece.is_first:
+        calls.append(ToolCall(piece.id, piece.name, piece.arguments))
+    else:
+        calls[-1] = replace(calls[-1], arguments=calls[-1].arguments + piece.arguments)

@@ -14,9 +14,12 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 import naiad
 from naiad.chat.chatml import CHATML
 from naiad.chat.messages import HEADER_BYTES, Job, Reply, body_size, pack, unpack
+from naiad.chat.tools import tools_for, turns_for, with_system_folded
 from naiad.errors import InternalError, InvalidRequest, from_code
 from naiad.types import ChatPrompt, ModelInfo
 
@@ -57,14 +60,20 @@ class Renderer:
     async def render(self, template: str | None, prompt: ChatPrompt, model: ModelInfo) -> str:
         """The prompt text that a template makes of a conversation; None stands for ChatML.
 
+        A template that refuses a system's turn gets its text in the first turn of the user.
+
         Raises:
             Unsupported: the template is broken.
             InvalidRequest: the template refused the messages, failed on them, or took too long.
             InternalError: the helper cannot be started, or dies of this job twice.
         """
-        frame = pack(_job(template or self._fallback(model), prompt, model))
+        job = _job(template or self._fallback(model), prompt, model)
         async with self._turn:
-            reply = await self._answer(frame)
+            reply = await self._answer(pack(job))
+            folded = with_system_folded(job.messages)
+            if reply.code == InvalidRequest.code and folded is not None:
+                second = await self._answer(pack(msgspec.structs.replace(job, messages=folded)))
+                reply = second if second.code is None else reply
         if reply.code is not None:
             error = from_code(reply.code, reply.message)
             error.param = reply.param
@@ -148,12 +157,19 @@ class Renderer:
 def _job(template: str, prompt: ChatPrompt, model: ModelInfo) -> Job:
     return Job(
         template=template,
-        messages=[{"role": turn.role, "content": turn.content} for turn in prompt.messages],
+        messages=turns_for(template, prompt),
         bos=model.bos_token,
         eos=model.eos_token,
-        kwargs=dict(prompt.template_kwargs),
+        kwargs={**_thinking(prompt), **dict(prompt.template_kwargs)},
         continue_final=prompt.continue_final,
+        tools=tools_for(template, prompt.tools),
     )
+
+
+def _thinking(prompt: ChatPrompt) -> dict[str, bool]:
+    """The variables that templates of reasoning models look at."""
+    wish = prompt.thinking
+    return {} if wish is None else {"enable_thinking": wish, "thinking": wish}
 
 
 async def _spawn(command: Sequence[str]) -> Process:

@@ -10,9 +10,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
+import msgspec
+
+from naiad.chat.channels import Channels, channels_for, reasoning_of, tags_of
+from naiad.chat.tools import forced_call
 from naiad.client.base import EngineClient, EngineState, EngineStatus, Job
 from naiad.config import Config
-from naiad.errors import AdminRequired, EngineUnavailable, ModelNotFound
+from naiad.errors import AdminRequired, EngineUnavailable, ModelNotFound, Unsupported
 from naiad.service import health
 from naiad.service.admission import Admission, tokens_in
 from naiad.service.generate import Generation
@@ -22,6 +26,7 @@ from naiad.types import (
     Caller,
     ChatPrompt,
     GenerateRequest,
+    Grammar,
     ModelInfo,
     Progress,
     Prompt,
@@ -116,18 +121,25 @@ class Service:
             self._admission.admit(self._parallel(model), tokens_in(request.prompt)) as place,
             self._registry.enter(caller, request.handle) as entry,
         ):
+            _check_thinking(request.prompt, model)
+            prompt = await self._prompt(request.prompt, model)
             job = Job(
-                prompt=await self._prompt(request.prompt, model),
+                prompt=prompt,
                 max_tokens=request.max_tokens,
                 sampling=request.sampling,
                 namespace=caller.namespace,
                 priority=request.priority,
                 caller=caller.identity,
                 wants_progress=request.wants_progress,
+                grammar=_behind_reasoning(request, prompt, model),
+                shift_at_limit=request.shift_at_limit,
             )
             stream = await self._engine.submit(job)
             place.counted(stream.n_prompt)
-            generation = Generation(stream, request.stop, entry, place, self._engine.abort)
+            channels = _channels(request.prompt, prompt, model)
+            generation = Generation(
+                stream, request.stop, entry, place, self._engine.abort, channels
+            )
             try:
                 yield generation
             finally:
@@ -146,6 +158,11 @@ class Service:
         """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
         data = await self._engine.detokenize(ids, special=special)
         return data.decode("utf-8", errors="replace")
+
+    @property
+    def has_reasoning(self) -> bool:
+        """True when the model's chat template shows how it marks its reasoning."""
+        return tags_of(self.model.chat_template) is not None
 
     async def render_chat(self, request: GenerateRequest) -> str:
         """The prompt text that the chat template makes of a ChatPrompt; other text as it is."""
@@ -212,6 +229,37 @@ def _check_priority(priority: int, caller: Caller) -> None:
             "from 0 to 100.",
             param="priority",
         )
+
+
+def _check_thinking(prompt: Prompt, model: ModelInfo) -> None:
+    wants = isinstance(prompt, ChatPrompt) and prompt.thinking is True
+    if wants and tags_of(model.chat_template) is None:
+        raise Unsupported(
+            f"{model.name!r} does not support thinking: its chat template shows no reasoning.",
+            param="think",
+        )
+
+
+def _channels(prompt: Prompt, rendered: str | tuple[int, ...], model: ModelInfo) -> Channels | None:
+    if not isinstance(prompt, ChatPrompt) or not isinstance(rendered, str):
+        return None
+    return channels_for(prompt, model.chat_template, rendered)
+
+
+def _behind_reasoning(
+    request: GenerateRequest, rendered: str | tuple[int, ...], model: ModelInfo
+) -> Grammar | None:
+    """The request's grammar; where the model reasons first, it holds for what follows that."""
+    grammar, prompt = request.grammar, request.prompt
+    if isinstance(prompt, ChatPrompt):
+        grammar = forced_call(prompt) or grammar
+    if grammar is None or not isinstance(prompt, ChatPrompt) or not isinstance(rendered, str):
+        return grammar
+    tags, is_inside = reasoning_of(prompt, model.chat_template, rendered)
+    if tags is None:
+        return grammar
+    opening = None if is_inside else tags.opening
+    return msgspec.structs.replace(grammar, after=tags.closing, opening=opening)
 
 
 def _unavailable(status: EngineStatus) -> EngineUnavailable:

@@ -1,6 +1,6 @@
 """Tiny models whose only right answer is known, to check a server's streams to the last token.
 
-Both are llama-architecture GGUF files of a few megabytes that run in the real engine. Every word of
+All are GGUF files of a few megabytes that run in the real engine. Every word of
 their vocabulary is one CJK character, U+4E00 + n, so a prompt's tokens can be counted by eye, the
 tokeniser needs no merges, and every token is three bytes long on the wire.
 
@@ -8,6 +8,8 @@ tokeniser needs no merges, and every token is three bytes long on the wire.
   or foreign token shows at once; a wrong cell of the KV cache does not.
 - `lookback` (lookback.py): the next character is the one after the character K places back, fetched
   by attention. A wrong, missing, shifted or foreign cell of the KV cache shows as a wrong token.
+- `hybrid` (recurrent.py): a recurrent state besides attention, so its past cannot be cut. A wrong
+  state shows like a wrong cell.
 
 Building needs the `gguf` package, which is a development dependency.
 """
@@ -113,7 +115,7 @@ def write_model(path: Path, name: str, weights: Weights, rope_base: float = 1000
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     writer = gguf.GGUFWriter(str(part), "llama")
     _describe(writer, name, rope_base)
-    _add_vocabulary(writer)
+    add_vocabulary(writer)
     for tensor, matrix in _tensors(weights).items():
         writer.add_tensor(f"{tensor}.weight", matrix)
     writer.write_header_to_file()
@@ -139,7 +141,8 @@ def _describe(writer: GGUFWriter, name: str, rope_base: float) -> None:
     writer.add_chat_template("{% for m in messages %}{{ m['content'] }}{% endfor %}")
 
 
-def _add_vocabulary(writer: GGUFWriter) -> None:
+def add_vocabulary(writer: GGUFWriter) -> None:
+    """The words of all exact models: special ones, bytes, characters."""
     n_fixed = len(SPECIAL)
     byte_tokens = [f"<0x{value:02X}>" for value in range(N_BYTES)]
     characters = [character(n) for n in range(N_CHARACTERS)]
@@ -180,21 +183,25 @@ def exact_model(name: str, directory: Path) -> Path:
     """The path of an exact model in `directory`, built on first use.
 
     Args:
-        name: "watermark", "lookback" (40 places back) or "lookback-K", K from 1 to 2000.
+        name: "watermark", "hybrid", "lookback" (40 places back) or "lookback-K", K from 1 to 2000.
 
     Raises:
         InvalidRequest: there is no model of that name.
     """
     from naiad.testing.lookback import build_lookback
+    from naiad.testing.recurrent import build_hybrid
     from naiad.testing.watermark import build_watermark
 
     kind, _, back = name.partition("-")
     path = directory / f"{name}.v{_FORMAT}.gguf"
-    if name != "watermark" and (kind != "lookback" or (back and not back.isdecimal())):
-        raise InvalidRequest(f"no exact model is named {name!r}: watermark, lookback, lookback-K")
+    fixed = {"watermark": build_watermark, "hybrid": build_hybrid}
+    if name not in fixed and (kind != "lookback" or (back and not back.isdecimal())):
+        raise InvalidRequest(
+            f"no exact model is named {name!r}: watermark, hybrid, lookback, lookback-K"
+        )
     if path.exists():
         return path
     directory.mkdir(parents=True, exist_ok=True)
-    if name == "watermark":
-        return build_watermark(path)
+    if name in fixed:
+        return fixed[name](path)
     return build_lookback(path, int(back or 40))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from naiad.dialects.base import Media
+from naiad.dialects.base import Formatter, Media
 from naiad.dialects.framing import SSE_PING, Template, sse, to_line
 from naiad.dialects.kobold.errors import detail_of
 from naiad.dialects.progress import progress_of
@@ -27,7 +27,7 @@ _FINISH = {
 _TOKEN = Template({"token": Template.HOLE, "finish_reason": None}, _EVENT)
 
 
-class KoboldFormatter:
+class KoboldFormatter(Formatter):
     """Stateless: one stream's events look like another's."""
 
     media = Media.SSE

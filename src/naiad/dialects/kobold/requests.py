@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from naiad.dialects.base import Parsed
-from naiad.dialects.fields import Fields, integer, text
+from naiad.dialects.fields import Fields, boolean, integer, text
+from naiad.dialects.grammars import read_grammar
 from naiad.dialects.kobold.formatter import KoboldFormatter
 from naiad.dialects.sampler_order import kobold_order
 from naiad.dialects.sampling import (
@@ -60,6 +61,8 @@ def _parse(body: Mapping[str, Any], model: ModelInfo, *, stream: bool) -> Parsed
         handle=read_handle(fields),
         priority=read_priority(fields),
         wants_progress=wants_progress(fields),
+        grammar=read_grammar(fields),
+        shift_at_limit=fields.get(boolean, "context_shift") is not False,
     )
     shorter = _shorter_context(fields, model)
     return Parsed(request, KoboldFormatter(), ignored(fields) + shorter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from naiad.dialects.base import Access, Backend, Call, Dialect, Operation
@@ -15,8 +16,10 @@ _STARTED_AT = int(time.time())  # a model has no creation date that clients coul
 
 
 async def list_models(backend: Backend, _call: Call) -> Any:
-    """GET /v1/models: the loaded model."""
-    return {"object": "list", "data": [_model_object(backend.model)]}
+    """GET /v1/models: the loaded model. Anthropic's clients ask here too; theirs is the page."""
+    model = backend.model
+    page = {"has_more": False, "first_id": model.name, "last_id": model.name}
+    return {"object": "list", "data": [_model_object(model)], **page}
 
 
 async def show_model(backend: Backend, call: Call) -> Any:
@@ -35,6 +38,9 @@ def _model_object(model: ModelInfo) -> dict[str, Any]:
         "object": "model",
         "created": _STARTED_AT,
         "owned_by": "naiad",
+        "type": "model",  # and the next two: Anthropic's names
+        "display_name": model.name,
+        "created_at": datetime.fromtimestamp(_STARTED_AT, UTC).isoformat(),
         "max_model_len": n_ctx,  # vLLM's name
         "meta": {  # llama-server's names
             "n_vocab": model.n_vocab,

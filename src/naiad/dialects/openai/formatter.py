@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from naiad.dialects.base import Media
+from naiad.dialects.base import Formatter, Media
 from naiad.dialects.framing import SSE_DONE, SSE_PING, Template, sse, to_line
 from naiad.dialects.openai.errors import error_body
 from naiad.dialects.progress import progress_of
@@ -22,8 +22,10 @@ from naiad.types import (
     Finished,
     FinishReason,
     Progress,
+    ReasoningDelta,
     Started,
     TextDelta,
+    ToolCallDelta,
     Usage,
 )
 
@@ -48,7 +50,7 @@ class Head:
         return Head(model=model, id=f"{kind}-{secrets.token_hex(16)}")
 
 
-class OpenAIFormatter:
+class OpenAIFormatter(Formatter):
     """Shared by both forms of completion; a form says what a choice looks like."""
 
     media = Media.SSE
@@ -78,7 +80,7 @@ class OpenAIFormatter:
         if finished.reason is FinishReason.ERROR:
             error = finished.error or InternalError("The answer failed.")
             return sse(to_line(error_body(error))) + SSE_DONE
-        last = self._chunk([self._choice("", _FINISH[finished.reason])])
+        last = self._chunk([self._choice("", finish_of(finished))])
         frames = sse(to_line(last))
         if self._include_usage:
             frames += sse(to_line(self._chunk([], usage_of(finished.usage))))
@@ -90,10 +92,9 @@ class OpenAIFormatter:
 
     def whole(self, completion: Completion) -> Any:
         """The object of an answer that is not streamed."""
-        finish = _FINISH[completion.finished.reason]
         return {
             **self._object(self.whole_object),
-            "choices": [self._whole_choice(completion.text, finish)],
+            "choices": [self._whole_choice(completion, finish_of(completion.finished))],
             "usage": usage_of(completion.finished.usage),
         }
 
@@ -111,7 +112,7 @@ class OpenAIFormatter:
     def _silent_choice(self) -> dict[str, Any]:
         return self._choice("", None)
 
-    def _whole_choice(self, text: str, finish: str) -> dict[str, Any]:
+    def _whole_choice(self, completion: Completion, finish: str) -> dict[str, Any]:
         raise NotImplementedError
 
 
@@ -125,14 +126,37 @@ class ChatFormatter(OpenAIFormatter):
         """The role."""
         return sse(to_line(self._chunk([_chat_choice({"role": "assistant", "content": ""}, None)])))
 
+    def reasoning(self, delta: ReasoningDelta) -> bytes:
+        """A chunk of reasoning; the name is that of DeepSeek's API."""
+        return self._told({"reasoning_content": delta.text})
+
+    def tool_call(self, delta: ToolCallDelta) -> bytes:
+        """The id and the name once, then arguments as they form."""
+        if delta.is_first:
+            call = {"index": delta.index, **_call_of(delta.id, delta.name, delta.arguments)}
+            return self._told({"tool_calls": [call]})
+        if not delta.arguments:
+            return b""
+        more = {"index": delta.index, "function": {"arguments": delta.arguments}}
+        return self._told({"tool_calls": [more]})
+
+    def _told(self, delta: dict[str, Any]) -> bytes:
+        return sse(to_line(self._chunk([_chat_choice(delta, None)])))
+
     def _choice(self, text: str, finish: str | None) -> dict[str, Any]:
         return _chat_choice({"content": text} if finish is None else {}, finish)
 
     def _silent_choice(self) -> dict[str, Any]:
         return _chat_choice({"content": None}, None)  # as llama-server sends it
 
-    def _whole_choice(self, text: str, finish: str) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text, "refusal": None}
+    def _whole_choice(self, completion: Completion, finish: str) -> dict[str, Any]:
+        calls = [_call_of(one.id, one.name, one.arguments) for one in completion.tool_calls]
+        content = completion.text or (None if calls else "")
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+        if completion.reasoning:
+            message["reasoning_content"] = completion.reasoning
+        if calls:
+            message["tool_calls"] = calls
         return {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
 
 
@@ -145,8 +169,8 @@ class TextFormatter(OpenAIFormatter):
     def _choice(self, text: str, finish: str | None) -> dict[str, Any]:
         return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
 
-    def _whole_choice(self, text: str, finish: str) -> dict[str, Any]:
-        return self._choice(text, finish)
+    def _whole_choice(self, completion: Completion, finish: str) -> dict[str, Any]:
+        return self._choice(completion.text, finish)
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:
@@ -159,5 +183,17 @@ def usage_of(usage: Usage) -> dict[str, Any]:
     }
 
 
-def _chat_choice(delta: dict[str, str | None], finish: str | None) -> dict[str, Any]:
+def finish_of(finished: Finished) -> str:
+    """Why an answer ended; a model that has called tools waits for their results."""
+    if finished.n_tool_calls and finished.reason is FinishReason.STOP:
+        return "tool_calls"
+    return _FINISH[finished.reason]
+
+
+def _call_of(call_id: str, name: str, arguments: str) -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
+    return {"id": f"call_{call_id}", "type": "function", "function": function}
+
+
+def _chat_choice(delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
     return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}

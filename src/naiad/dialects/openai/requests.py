@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from naiad.dialects.base import Parsed
-from naiad.dialects.fields import Fields, boolean, integer, listed, mapping, short_text
+from naiad.dialects.fields import Fields, bad, boolean, integer, listed, mapping, short_text
+from naiad.dialects.grammars import read_grammar
 from naiad.dialects.openai.formatter import ChatFormatter, Head, OpenAIFormatter, TextFormatter
 from naiad.dialects.prompts import read_messages, read_prompt, read_template_kwargs
 from naiad.dialects.sampling import (
@@ -23,6 +24,7 @@ from naiad.dialects.sampling import (
     read_stops,
     wants_progress,
 )
+from naiad.dialects.tools import MAX_NAME_CHARS, forced_names, read_tools
 from naiad.errors import InvalidRequest, Unsupported
 from naiad.types import (
     ChatMessage,
@@ -31,9 +33,11 @@ from naiad.types import (
     ModelInfo,
     Prompt,
     SamplingParams,
+    Tool,
 )
 
 MAX_MODEL_CHARS = 512
+MAX_EFFORT_CHARS = 32
 
 #: What applies where a request is silent: llama-server's choice. The API's own (temperature 1 and
 #: nothing cut off) makes small quantised models ramble.
@@ -70,12 +74,42 @@ def parse_chat(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
     _refuse_unsupported(fields)
     messages, unread = read_messages(fields)
     kwargs, reserved = read_template_kwargs(fields, RESERVED_KWARGS)
+    tools, forced = _read_tools(fields)
+    effort = fields.get(short_text(MAX_EFFORT_CHARS), "reasoning_effort")
+    if effort and effort != "none":
+        kwargs = {"reasoning_effort": effort, **kwargs}
     prompt = ChatPrompt(
         messages=messages,
         continue_final=_continues(fields, messages),
         template_kwargs=tuple(kwargs.items()),
+        tools=tools,
+        forced=forced,
+        has_one_call=fields.get(boolean, "parallel_tool_calls") is False,
+        thinking=False if effort == "none" else None,
+        is_split=fields.get(short_text(MAX_EFFORT_CHARS), "reasoning_format") != "none",
     )
     return _finish(fields, model, prompt, ChatFormatter, "chatcmpl", unread + reserved)
+
+
+def _read_tools(fields: Fields) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+    """The tools that may be called, and the names of those of which one must be."""
+    tools = read_tools(fields)
+    name, choice = fields.find("tool_choice")
+    if choice == "none":
+        return (), ()
+    if choice == "required":
+        return tools, forced_names(name, tools)
+    if isinstance(choice, dict):
+        return tools, forced_names(name, tools, _chosen(name, choice))
+    if choice not in (None, "auto"):
+        raise bad(name, "none, auto, required or an object that names a function", choice)
+    return tools, ()
+
+
+def _chosen(name: str, choice: Mapping[str, Any]) -> str:
+    """The function in {"type": "function", "function": {"name": ...}}."""
+    inner = Fields(choice, f"{name}.").need(mapping, "function")
+    return Fields(inner, f"{name}.function.").need(short_text(MAX_NAME_CHARS), "name")
 
 
 def _finish(
@@ -97,6 +131,8 @@ def _finish(
         handle=read_handle(fields),
         priority=read_priority(fields),
         wants_progress=wants_progress(fields) and is_streamed,
+        grammar=read_grammar(fields),
+        shift_at_limit=fields.get(boolean, "context_shift") or False,
     )
     options = read_object(fields, "stream_options")
     include_usage = options.get(boolean, "include_usage") or False
@@ -138,22 +174,12 @@ def _is_empty(_name: str, value: Any) -> bool:
     return value in ("", [], {})
 
 
-def _is_plain_text(name: str, value: Any) -> bool:
-    return bool(mapping(name, value).get("type", "text") == "text")
-
-
-def _is_free(_name: str, value: Any) -> bool:
-    return value in ("auto", "none")
-
-
 #: Fields that change what an answer means, so that leaving them out would be a wrong answer.
 _UNSUPPORTED: tuple[tuple[str, Callable[[str, Any], bool], str], ...] = (
     ("n", _is_one, "one choice per request"),
     ("best_of", _is_one, "one candidate per request"),
     ("echo", _is_off, "answers without the prompt"),
     ("suffix", _is_empty, "no insertion before a suffix"),
-    ("response_format", _is_plain_text, "plain text answers"),
-    ("tool_choice", _is_free, "no forced tool calls"),
 )
 
 
@@ -165,4 +191,4 @@ def _refuse_unsupported(fields: Fields) -> None:
                 f"'{name}' is not supported with this value: this version offers {offer}.",
                 param=name,
             )
-    fields.find("n", "best_of", "echo", "suffix", "response_format")
+    fields.find("n", "best_of", "echo", "suffix")

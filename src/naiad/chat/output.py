@@ -1,0 +1,95 @@
+"""Where the parsers of an answer put what they find. Pure."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+from naiad.types import ReasoningDelta, TextDelta, ToolCallDelta
+
+CallEvent = TextDelta | ReasoningDelta | ToolCallDelta
+
+
+def random_id() -> str:
+    """An id for a tool call: 24 hex digits; dialects put their prefix before it."""
+    return secrets.token_hex(12)
+
+
+class Output:
+    """Events in order; text of one kind that comes in a row becomes one event.
+
+    new_id: makes the id of a call. max_calls: what comes after so many is dropped; None: no limit.
+    is_full: that many calls are complete.
+    """
+
+    __slots__ = (
+        "_events",
+        "_id",
+        "_is_open",
+        "_max_calls",
+        "_name",
+        "_new_id",
+        "is_full",
+        "n_calls",
+    )
+
+    def __init__(self, new_id: Callable[[], str], max_calls: int | None = None) -> None:
+        self.n_calls = 0
+        self.is_full = False
+        self._max_calls = max_calls
+        self._new_id = new_id
+        self._events: list[CallEvent] = []
+        self._is_open = False
+        self._id = self._name = ""
+
+    def take(self) -> list[CallEvent]:
+        """The events since the last time."""
+        events, self._events = self._events, []
+        return events
+
+    def text(self, text: str) -> None:
+        """Text of the answer; "" is none."""
+        if text and not self.is_full:
+            self._append_text(TextDelta, text)
+
+    def reasoning(self, text: str) -> None:
+        """Text of the reasoning; "" is none."""
+        if text:
+            self._append_text(ReasoningDelta, text)
+
+    def _append_text(self, kind: type[TextDelta | ReasoningDelta], text: str) -> None:
+        last = self._events[-1] if self._events else None
+        if isinstance(last, TextDelta | ReasoningDelta) and isinstance(last, kind):
+            text = last.text + text
+            self._events.pop()
+        self._events.append(kind(text, 0))
+
+    def call(self, name: str) -> None:
+        """A call of this function begins."""
+        if self.is_full:
+            return
+        self._id, self._name = self._new_id(), name
+        self._is_open = True
+        self.n_calls += 1
+        self._events.append(self._piece("", is_first=True))
+
+    def arguments(self, text: str) -> None:
+        """More of the arguments' JSON text; "" is none."""
+        if text and self._is_open:
+            self._events.append(self._piece(text))
+
+    def end_call(self) -> None:
+        """The call is complete."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._events.append(self._piece("", is_last=True))
+        self.is_full = self.n_calls == self._max_calls
+
+    def close(self) -> None:
+        """The answer is over, perhaps within a call."""
+        if self._is_open:
+            self.end_call()
+
+    def _piece(self, text: str, *, is_first: bool = False, is_last: bool = False) -> ToolCallDelta:
+        return ToolCallDelta(self.n_calls - 1, self._id, self._name, text, is_first, is_last)

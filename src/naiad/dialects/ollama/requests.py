@@ -1,0 +1,165 @@
+"""Ollama's two generation bodies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from naiad.dialects.base import Immediate, Parsed
+from naiad.dialects.fields import MAX_INT, Fields, array, boolean, integer, listed, short_text, text
+from naiad.dialects.grammars import json_form
+from naiad.dialects.ollama.formatter import (
+    ChatFormatter,
+    GenerateFormatter,
+    OllamaFormatter,
+    rfc3339,
+)
+from naiad.dialects.prompts import read_messages
+from naiad.dialects.sampling import (
+    ignored,
+    read_handle,
+    read_object,
+    read_priority,
+    read_sampling,
+    read_stops,
+    wants_progress,
+)
+from naiad.dialects.tools import read_tools
+from naiad.errors import Unsupported
+from naiad.types import (
+    ChatMessage,
+    ChatPrompt,
+    GenerateRequest,
+    ModelInfo,
+    Prompt,
+    SamplingParams,
+    TextPrompt,
+)
+
+MAX_MODEL_CHARS = 512
+_EFFORTS = ("low", "medium", "high", "max")
+
+#: What applies where a request is silent: Ollama's own.
+DEFAULTS = SamplingParams(
+    temperature=0.8, top_k=40, top_p=0.9, repetition_penalty=1.1, penalty_last_n=64
+)
+
+#: Options about the machine and the memory, which are the server's own affair.
+_MACHINE = (
+    *("num_ctx", "num_keep", "num_batch", "num_gpu", "main_gpu", "num_thread", "numa"),
+    *("low_vram", "vocab_only", "use_mmap", "use_mlock", "f16_kv", "logits_all"),
+    "penalize_newline",
+)
+
+#: Fields without which an answer would mean something else, and what to do instead.
+_UNSUPPORTED = {
+    "suffix": "this version inserts no text before a suffix",
+    "images": "this model reads text only",
+    "template": "templates in Go's language are not run; send a finished prompt with 'raw': true",
+    "context": "earlier tokens are not taken up; send the conversation to /api/chat",
+}
+
+
+def parse_generate(body: Mapping[str, Any], model: ModelInfo) -> Parsed | Immediate:
+    """POST /api/generate. Without a prompt it asks for nothing but that the model is loaded."""
+    fields = Fields(body)
+    _refuse_unsupported(fields)
+    prompt = fields.get(text, "prompt") or ""
+    name = fields.get(short_text(MAX_MODEL_CHARS), "model", "name") or model.name
+    if not prompt:
+        return Immediate(_loaded(name, {"response": ""}))
+    system = fields.get(text, "system") or ""
+    if fields.get(boolean, "raw"):
+        return _finish(fields, model, TextPrompt(prompt), GenerateFormatter(name))
+    turns = [ChatMessage("system", system)] if system else []
+    chat = _chat(fields, (*turns, ChatMessage("user", prompt)))
+    return _finish(fields, model, chat, GenerateFormatter(name))
+
+
+def parse_chat(body: Mapping[str, Any], model: ModelInfo) -> Parsed | Immediate:
+    """POST /api/chat. Without messages it asks for nothing but that the model is loaded."""
+    fields = Fields(body)
+    _refuse_unsupported(fields)
+    name = fields.get(short_text(MAX_MODEL_CHARS), "model", "name") or model.name
+    if not fields.get(array, "messages"):
+        message = {"role": "assistant", "content": ""}
+        return Immediate(_loaded(name, {"message": message}))
+    messages, unread = read_messages(fields)
+    return _finish(fields, model, _chat(fields, messages), ChatFormatter(name), unread)
+
+
+def _finish(
+    fields: Fields,
+    model: ModelInfo,
+    prompt: Prompt,
+    formatter: OllamaFormatter,
+    without_effect: tuple[str, ...] = (),
+) -> Parsed:
+    options = read_object(fields, "options")
+    is_streamed = fields.get(boolean, "stream") is not False
+    limit = options.get(integer(-MAX_INT, MAX_INT), "num_predict") or 0
+    options.find(*_MACHINE)
+    fields.find("keep_alive", "truncate")
+    request = GenerateRequest(
+        prompt=prompt,
+        sampling=read_sampling(options, model, DEFAULTS),
+        max_tokens=limit if limit > 0 else None,  # below: no limit
+        stop=read_stops(options, "stop"),
+        grammar=fields.get(json_form, "format"),
+        stream=is_streamed,
+        model=_plain_name(fields),
+        handle=read_handle(fields),
+        priority=read_priority(fields),
+        wants_progress=wants_progress(fields) and is_streamed,
+    )
+    inner = tuple(f"options.{name}" for name in ignored(options))
+    return Parsed(request, formatter, ignored(fields) + inner + listed(without_effect))
+
+
+def _plain_name(fields: Fields) -> str | None:
+    """The model's name without the tag that Ollama's clients put behind every name."""
+    name = fields.get(short_text(MAX_MODEL_CHARS), "model", "name") or ""
+    return plain_name(name) or None
+
+
+def plain_name(name: str) -> str:
+    """A name without ":latest"."""
+    return name.removesuffix(":latest")
+
+
+def _chat(fields: Fields, messages: tuple[ChatMessage, ...]) -> ChatPrompt:
+    wish, effort = _read_think(fields)
+    last = messages[-1]
+    return ChatPrompt(
+        messages,
+        # Ollama's templates leave the turn of an assistant open that stands last.
+        continue_final=last.role == "assistant" and bool(last.content) and not last.tool_calls,
+        template_kwargs=(("reasoning_effort", effort),) if effort else (),
+        tools=read_tools(fields),
+        thinking=wish,
+        is_split=True,
+    )
+
+
+def _read_think(fields: Fields) -> tuple[bool | None, str | None]:
+    """`think`: whether to, and how hard."""
+    _, value = fields.find("think")
+    if isinstance(value, str) and value in _EFFORTS:
+        return True, value
+    return fields.get(boolean, "think"), None
+
+
+def _refuse_unsupported(fields: Fields) -> None:
+    for name, reason in _UNSUPPORTED.items():
+        _, value = fields.find(name)
+        if value:
+            raise Unsupported(f"'{name}' is not supported: {reason}.", param=name)
+
+
+def _loaded(name: str, part: dict[str, Any]) -> Any:
+    """What is loaded stays loaded, so a wish to unload is answered alike."""
+    head = {"model": name, "created_at": rfc3339(datetime.now(UTC))}
+    return msgspec.to_builtins({**head, **part, "done": True, "done_reason": "load"})

@@ -1,0 +1,98 @@
+"""Tools and calls of them, in the shape that OpenAI gave them and Ollama took over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from naiad.dialects.fields import Fields, array, mapping, short_text, text
+from naiad.errors import InvalidRequest, Unsupported
+from naiad.types import ChatMessage, Tool, ToolCall
+
+MAX_TOOLS = 1024
+MAX_NAME_CHARS = 256
+
+
+def read_tools(fields: Fields) -> tuple[Tool, ...]:
+    """`tools`: functions that the model may call; () when there are none."""
+    name, _ = fields.find("tools")
+    given = fields.get(array, "tools") or []
+    if len(given) > MAX_TOOLS:
+        raise InvalidRequest(
+            f"'{name}' may hold at most {MAX_TOOLS} tools, not {len(given)}.", param=name
+        )
+    return tuple(_tool(f"{name}[{place}]", one) for place, one in enumerate(given))
+
+
+def _tool(name: str, value: Any) -> Tool:
+    outer = Fields(mapping(name, value), f"{name}.")
+    kind = outer.get(short_text(MAX_NAME_CHARS), "type") or "function"
+    if kind != "function":
+        raise Unsupported(f"'{name}' is of type {kind!a}; only functions are known.", param=name)
+    inner = Fields(outer.need(mapping, "function"), f"{name}.function.")
+    return make_tool(inner, "parameters")
+
+
+def forced_names(param: str, tools: Sequence[Tool], name: str | None = None) -> tuple[str, ...]:
+    """The tools one of which must be called: that name, or any. Raises InvalidRequest."""
+    names = tuple(tool.name for tool in tools)
+    if not names or (name is not None and name not in names):
+        missing = "there are no tools" if name is None else f"there is no tool {name[:40]!a}"
+        raise InvalidRequest(f"'{param}' forces a call, but {missing}.", param=param)
+    return names if name is None else (name,)
+
+
+def make_tool(fields: Fields, schema: str) -> Tool:
+    """A tool with `name`, `description` and the schema of its arguments under that field."""
+    title = fields.need(short_text(MAX_NAME_CHARS), "name")
+    if not title:
+        name, _ = fields.find("name")
+        raise InvalidRequest(f"'{name}' is empty.", param=name)
+    name, _ = fields.find(schema)
+    parameters = sound(name, fields.get(mapping, schema) or {})
+    return Tool(title, fields.get(text, "description") or "", parameters)
+
+
+def sound(name: str, value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An object that can travel on as JSON, whatever is nested in it. Raises InvalidRequest."""
+    try:
+        msgspec.json.encode(value)
+    except (ValueError, RecursionError):
+        raise InvalidRequest(
+            f"'{name}' holds text that is no valid Unicode, or is nested too deeply.", param=name
+        ) from None
+    return value
+
+
+def read_calls(fields: Fields) -> tuple[ToolCall, ...]:
+    """`tool_calls` of an assistant's turn; arguments as JSON text or as an object."""
+    name, _ = fields.find("tool_calls")
+    given = fields.get(array, "tool_calls") or []
+    return tuple(_call(f"{name}[{place}]", one) for place, one in enumerate(given))
+
+
+def _call(name: str, value: Any) -> ToolCall:
+    outer = Fields(mapping(name, value), f"{name}.")
+    inner = Fields(outer.need(mapping, "function"), f"{name}.function.")
+    where, arguments = inner.find("arguments")
+    if isinstance(arguments, dict):
+        arguments = msgspec.json.encode(sound(where, arguments)).decode()
+    return ToolCall(
+        id=outer.get(short_text(MAX_NAME_CHARS), "id") or "",
+        name=inner.need(short_text(MAX_NAME_CHARS), "name"),
+        arguments="{}" if arguments is None else text(where, arguments) or "{}",
+    )
+
+
+def with_names(messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
+    """The turns, with the function's name in each result whose call is among them."""
+    names = {call.id: call.name for turn in messages for call in turn.tool_calls if call.id}
+    return tuple(
+        replace(turn, name=names.get(turn.tool_call_id, ""))
+        if turn.role == "tool" and not turn.name
+        else turn
+        for turn in messages
+    )

@@ -1,0 +1,119 @@
+"""Grammars made ready for one vocabulary, and kept for the next request that brings them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Protocol
+
+from naiad.engine.grammar.definition import limits, refusal
+from naiad.engine.grammar.follower import Follower
+from naiad.engine.grammar.vetting import Vetting
+from naiad.errors import InvalidRequest
+from naiad.types import Grammar
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+#: Compiled grammars that are kept; each holds its text and some tables, rarely above 1 MiB.
+_MOST_KEPT = 64
+_TIMEOUT_S = 2.0
+
+
+class Vocabulary(Protocol):
+    """What is needed of a vocabulary; see `naiad.native.vocab.Vocab`."""
+
+    n_tokens: int
+    eog: frozenset[int]
+
+    def piece(self, token: int, *, special: bool = False) -> bytes: ...
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
+
+
+class GrammarCompiler:
+    """Compiles for one vocabulary. Thread-safe; `compile` takes up to seconds, `cached` none."""
+
+    def __init__(self, vocab: Vocabulary, vetting: Vetting | None = None) -> None:
+        self._vocab = vocab
+        self._vetting = vetting or Vetting(_TIMEOUT_S)
+        self._tokenizer: LLTokenizer | None = None
+        self._kept: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
+        self._one_at_a_time = threading.Lock()
+
+    def cached(self, grammar: Grammar) -> Follower | None:
+        """At the beginning of a grammar that was compiled lately; None when it was not."""
+        key = grammar.kind, grammar.text
+        try:
+            matcher = self._kept[key]
+            self._kept.move_to_end(key)
+        except KeyError:  # also when another thread has just dropped it
+            return None
+        return Follower(matcher.deep_copy(), self._vocab, grammar.after, grammar.opening)
+
+    def compile(self, grammar: Grammar) -> Follower:
+        """At the beginning of the grammar. Raises InvalidRequest, which says what is wrong with it.
+
+        A helper process tries it out first; see naiad.engine.grammar.helper.
+        """
+        with self._one_at_a_time:
+            found = self.cached(grammar)
+            if found is None:
+                definition = self._vetting.vet(grammar.kind, grammar.text)
+                self._kept[grammar.kind, grammar.text] = self._build(definition)
+                if len(self._kept) > _MOST_KEPT:
+                    self._kept.popitem(last=False)
+                found = self.cached(grammar)
+        assert found is not None
+        return found
+
+    def _build(self, definition: str) -> LLMatcher:
+        from llguidance import LLMatcher
+
+        tokenizer = self._tokenizer = self._tokenizer or make_tokenizer(self._vocab)
+        began = time.monotonic()
+        matcher = LLMatcher(tokenizer, definition, log_level=0, limits=limits())
+        if not matcher.is_error():
+            matcher.compute_bitmask()
+        if reason := matcher.get_error():
+            raise refusal(reason)
+        if time.monotonic() - began > _TIMEOUT_S:
+            raise InvalidRequest("the grammar takes too long to follow with this vocabulary")
+        return matcher
+
+    def close(self) -> None:
+        """End the helper. Safe to call twice."""
+        self._vetting.close()
+
+
+def make_tokenizer(vocab: Vocabulary) -> LLTokenizer:
+    """llguidance's view of a vocabulary: the bytes of each token, and which are no text.
+
+    Takes a second for 262,000 tokens.
+    """
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    return LLTokenizer(
+        TokenizerWrapper(_Pieces(vocab)), n_vocab=vocab.n_tokens, eos_token=sorted(vocab.eog)
+    )
+
+
+class _Pieces:
+    """A vocabulary in the shape that llguidance asks for."""
+
+    def __init__(self, vocab: Vocabulary) -> None:
+        self._vocab = vocab
+        self.eos_token_id = min(vocab.eog)
+        self.bos_token_id = None
+        self.tokens = [vocab.piece(token) for token in range(vocab.n_tokens)]
+        self.special_token_ids = [
+            token for token, piece in enumerate(self.tokens) if not piece or token in vocab.eog
+        ]
+        for token in self.special_token_ids:
+            self.tokens[token] = vocab.piece(token, special=True)
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "replace")
+        return self._vocab.encode(text, add_special=False, parse_special=False)

@@ -1,0 +1,48 @@
+// Editing a message in its place.
+
+import { h } from "./dom.js";
+
+/**
+ * Turn a message into a text box; `done` gets the new text, unless it is left as it was.
+ * @param {HTMLElement} element @param {import("./conversation.js").Message} message
+ * @param {(text: string, goesOn: boolean) => void} done
+ */
+export function editMessage(element, message, done) {
+  if (element.classList.contains("editing")) return;
+  const area = h("textarea", { "aria-label": "Edit the message" });
+  area.value = message.text;
+  const fit = () => {
+    area.style.height = "auto";
+    area.style.height = `${area.scrollHeight + 2}px`;
+  };
+  const close = () => {
+    box.remove();
+    element.classList.remove("editing");
+  };
+  const save = (goesOn) => {
+    const text = area.value;
+    if (!text.trim()) return;
+    close();
+    if (text !== message.text || message.role === "user" || goesOn) done(text, goesOn);
+  };
+  const isAnswer = message.role === "assistant";
+  const box = h("div", { class: "edit" }, area, h("div", { class: "choices" },
+    h("button", { type: "button", class: "button", text: "Cancel", onclick: close }),
+    isAnswer && h("button", { type: "button", class: "button", text: "Save and continue", onclick: () => save(true) }),
+    h("button", { type: "button", class: "button main", text: isAnswer ? "Save" : "Send", onclick: () => save(false) })));
+  area.addEventListener("input", fit);
+  area.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") {
+      event.stopPropagation();
+      close();
+    }
+    if (event.key === "Enter" && (isAnswer ? event.ctrlKey : !event.shiftKey) && !event.isComposing) {
+      event.preventDefault();
+      save(false);
+    }
+  });
+  element.classList.add("editing");
+  element.append(box);
+  fit();
+  area.focus();
+}

@@ -1,0 +1,165 @@
+// Running answers: one controller each, saved while they grow, whatever becomes of them.
+
+import { announce } from "./dom.js";
+import { emit } from "./events.js";
+import { append, saveInfo, saveMessage, writing } from "./library.js";
+import { chatBody } from "./request.js";
+import { chatEvents, mergeToolCalls, partsOf } from "./stream.js";
+import { tabId } from "./tabs.js";
+
+const SAVE_MS = 400;
+
+/** @type {Map<string, Run>} */
+const runs = new Map();
+
+/** The run that writes a message, if any. @param {string} id */
+export const runOf = (id) => runs.get(id);
+
+/** The run that goes on in a conversation, if any. @param {string} conv */
+export const runIn = (conv) => [...runs.values()].find((run) => run.conversation.info.id === conv);
+
+class Run {
+  /** @param {import("./conversation.js").Conversation} conversation @param {import("./conversation.js").Message} message */
+  constructor(conversation, message) {
+    this.conversation = conversation;
+    this.message = message;
+    this.control = new AbortController();
+    this.begun = performance.now();
+    this.first = 0;
+    this.nPieces = 0;
+    /** @type {any} */
+    this.progress = null;
+    this.saveTimer = 0;
+  }
+
+  stop() {
+    this.control.abort();
+  }
+
+  /** Pieces per second so far: one piece is a token, or several when the page falls behind. */
+  get rate() {
+    const seconds = (performance.now() - this.first) / 1000;
+    return this.nPieces > 1 && seconds > 0.2 ? (this.nPieces - 1) / seconds : 0;
+  }
+
+  /** @param {any} event */
+  take(event) {
+    const { message } = this;
+    const parts = partsOf(event);
+    if (parts.progress || parts.queue) this.progress = parts;
+    if (parts.text || parts.reasoning || parts.toolCalls.length) this.count();
+    message.text += parts.text;
+    if (parts.reasoning) message.reasoning = (message.reasoning ?? "") + parts.reasoning;
+    if (parts.toolCalls.length) mergeToolCalls(message.toolCalls ??= [], parts.toolCalls);
+    if (parts.finish) message.state = parts.finish === "length" ? "length" : "done";
+    if (parts.usage) this.account(parts.usage);
+    this.saveTimer ||= setTimeout(() => this.save(), SAVE_MS);
+    emit("progress", this);
+  }
+
+  count() {
+    this.progress = null;
+    this.first ||= performance.now();
+    this.nPieces += 1;
+  }
+
+  /** @param {any} usage */
+  account(usage) {
+    const seconds = (performance.now() - this.first) / 1000;
+    const tokens = usage.completion_tokens;
+    this.message.stats = {
+      ...this.message.stats,
+      prompt: usage.prompt_tokens,
+      cached: usage.prompt_tokens_details?.cached_tokens ?? 0,
+      tokens,
+      rate: tokens > 1 && seconds > 0 ? (tokens - 1) / seconds : 0,
+    };
+  }
+
+  save() {
+    clearTimeout(this.saveTimer);
+    this.saveTimer = 0;
+    this.message.beat = Date.now();
+    return saveMessage(this.conversation, this.message);
+  }
+
+  /** @param {any} body */
+  async go(body) {
+    const { message } = this;
+    let hasEnded = false;
+    try {
+      for await (const event of chatEvents(body, this.control.signal)) {
+        this.take(event);
+        hasEnded ||= message.state !== "streaming";
+      }
+    } catch (error) {
+      if (!hasEnded) this.fail(error);
+    }
+    if (message.state === "streaming") message.state = "done";
+    if (this.first) {
+      const ttft = (this.first - this.begun) / 1000;
+      const seconds = (performance.now() - this.first) / 1000;
+      message.stats ??= { tokens: this.nPieces, rate: (this.nPieces - 1) / Math.max(seconds, 0.001) };
+      message.stats.ttft = ttft;
+    }
+  }
+
+  /** @param {any} error */
+  fail(error) {
+    const { message } = this;
+    if (this.control.signal.aborted) {
+      message.state = "stopped";
+      return;
+    }
+    const isLost = error.status === 0 && this.nPieces > 0;
+    message.state = isLost ? "lost" : "error";
+    message.error = error.message;
+    emit("trouble", error);
+  }
+}
+
+/**
+ * Have the model answer at the leaf of a conversation, or go on with an answer.
+ * @param {import("./conversation.js").Conversation} conversation
+ * @param {{parent?: string, go_on?: import("./conversation.js").Message}} [how]
+ */
+export async function answer(conversation, how = {}) {
+  const { info } = conversation;
+  if (runIn(info.id)) return;
+  const known = how.go_on;
+  if (how.parent) info.leaf = how.parent;
+  const path = known ? conversation.upTo(known.id).slice(0, -1) : conversation.path();
+  const start = known ? known.text : info.settings.prefill;
+  const fields = { state: "streaming", owner: tabId, beat: Date.now(), error: undefined };
+  const message = known
+    ? Object.assign(known, fields)
+    : append(conversation, { role: "assistant", ...fields, text: start });
+  const run = new Run(conversation, message);
+  runs.set(message.id, run);
+  writing.add(message.id);
+  emit("run", run);
+  announce("The model is answering.");
+  try {
+    await run.go(chatBody(path, info.settings, start));
+  } catch (error) { // a setting that is no JSON: nothing was sent
+    run.fail(error);
+  }
+  runs.delete(message.id);
+  writing.delete(message.id);
+  await run.save();
+  saveInfo(conversation);
+  announce(ENDINGS[message.state] ?? "");
+  emit("run-ended", run);
+}
+
+const ENDINGS = {
+  done: "The answer is finished.",
+  stopped: "The answer was stopped.",
+  length: "The answer reached its length limit.",
+  lost: "The connection was lost.",
+  error: "The answer failed.",
+};
+
+addEventListener("pagehide", () => {
+  for (const run of runs.values()) run.save();
+});

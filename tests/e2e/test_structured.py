@@ -1,0 +1,102 @@
+"""Structured output and banned phrases through a real server, its worker and a real client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import openai
+import pytest
+
+from e2e.client import ServerProcess, serving
+
+pytestmark = [pytest.mark.engine, pytest.mark.model, pytest.mark.soak]
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "kind": {"enum": ["cat", "dog"]},
+    },
+    "required": ["name", "kind"],
+    "additionalProperties": False,
+}
+MESSAGES: list[Any] = [{"role": "user", "content": "Name a pet."}]
+
+
+@pytest.fixture(scope="module")
+def server(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    log = tmp_path_factory.mktemp("structured") / "server.log"
+    with serving(log, str(starter), "--parallel", "4", "--ctx", "1024", "--threads", "1") as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def response_format(schema: Any) -> Any:
+    return {"type": "json_schema", "json_schema": {"name": "pet", "schema": schema}}
+
+
+def test_a_schema_holds_streamed_and_whole(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {
+        "model": "x",
+        "messages": MESSAGES,
+        "temperature": 2,
+        "max_tokens": 60,
+        "seed": 4,
+        "response_format": response_format(SCHEMA),
+    }
+    whole = client.chat.completions.create(**asked).choices[0]
+    assert whole.finish_reason == "stop"
+    jsonschema.validate(json.loads(whole.message.content or ""), SCHEMA)
+    chunks = list(client.chat.completions.create(**asked, stream=True))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    jsonschema.validate(json.loads(text), SCHEMA)
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_schema_that_cannot_be_followed_is_an_error_before_any_header(
+    client: openai.OpenAI, is_streamed: bool
+) -> None:
+    with pytest.raises(openai.BadRequestError, match="Unimplemented keys") as caught:
+        client.chat.completions.create(
+            model="x",
+            messages=MESSAGES,
+            stream=is_streamed,
+            response_format=response_format({"not": {}}),
+        )
+    assert caught.value.param == "response_format.json_schema.schema"
+
+
+def test_a_bomb_harms_nobody(server: ServerProcess) -> None:
+    body = {"prompt": "x", "max_tokens": 4, "guided_regex": "((a{1000}){1000}){1000}"}
+    refused = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
+    assert refused.status_code == 400, refused.text
+    assert "the grammar" in refused.json()["error"]["message"]
+    body["guided_regex"] = "[0-9]{3}"
+    answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).json()
+    assert answer["choices"][0]["text"].isdigit()
+
+
+def test_kobold_bans_phrases_and_reads_gbnf(server: ServerProcess) -> None:
+    url = f"{server.url}/api/v1/generate"
+    body: dict[str, Any] = {"prompt": "Once upon", "max_length": 30, "sampler_seed": 3}
+    banned = [" the", "a ", "time"]
+    found = httpx.post(url, json={**body, "banned_strings": banned}, timeout=60).json()
+    text = found["results"][0]["text"].lower()
+    assert text
+    assert not [phrase for phrase in banned if phrase in text]
+    grammar = 'root ::= "red" | "green"'
+    found = httpx.post(url, json={**body, "grammar": grammar}, timeout=60).json()
+    assert found["results"][0]["text"] in ("red", "green")
+    refused = httpx.post(url, json={**body, "grammar": "root ::= foo"}, timeout=60)
+    assert refused.status_code == 400, refused.text
+    assert "foo" in refused.json()["detail"]["msg"]

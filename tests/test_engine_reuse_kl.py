@@ -1,0 +1,42 @@
+"""Reuse on the real models: equal to the last bit, or no further off than a crowd makes it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.engine, pytest.mark.model, pytest.mark.soak]
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def reuse_kl(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("reuse_kl")
+
+
+@pytest.mark.parametrize("model", ["starter", "gemma"])
+def test_reuse_is_exact_where_it_says_so(
+    model: str, reuse_kl: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    found = reuse_kl.measure(request.getfixturevalue(model), 2, tmp_path)
+    verdicts = {way: reuse_kl.verdict(way, found) for way in found}
+    promised = {*reuse_kl.BIT_EQUAL, *reuse_kl.EXACT}
+    assert promised <= found.keys()
+    assert {way: v for way, v in verdicts.items() if way in promised and v != "holds"} == {}
+    for way in (*reuse_kl.EXACT, *reuse_kl.SHIFTED, *reuse_kl.BIT_EQUAL[1:]):
+        assert all(d.n_cached > 100 for d in found[way]), f"{way} reused nothing"
+
+
+def test_a_table_says_what_was_found(reuse_kl: Any) -> None:
+    control = reuse_kl.Difference(1e-3, True, False, 0)
+    far = reuse_kl.Difference(1e-2, False, False, 300)
+    found = {reuse_kl.CONTROL: [control], "branch": [far], "running": [control], "lore": [far]}
+    assert [reuse_kl.verdict(way, found) for way in found] == ["", "FALLS SHORT", "holds", ""]
+    lines = reuse_kl.table(found)
+    assert len(lines) == 2 + len(found)
+    assert "| branch | 300 | 1.0e-02 | 1.0e-02 | 0/1 | 0/1 | FALLS SHORT |" in lines

@@ -1,0 +1,183 @@
+"""Talking: answers, stop, retry, edit, branches, continuing, and what is shown meanwhile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ui.conftest import Server
+from ui.page import ENDLESS, Chat, answer_to, body_of, delta, saying
+
+MAX_TRANSFER = 200_000
+
+
+def test_from_the_first_visit_to_the_first_answer(
+    server: Server, open_chat: Callable[..., Chat]
+) -> None:
+    chat = open_chat(server.url)
+    sizes = chat.page.evaluate(
+        "[...performance.getEntriesByType('resource'), performance.getEntriesByType('navigation')"
+        "[0]].map(one => one.transferSize)"
+    )
+    assert 10_000 < sum(sizes) < MAX_TRANSFER
+    assert chat.page.evaluate("document.activeElement.id") == "draft"
+    assert chat.ask("Hello there") == answer_to("Hello there").strip()
+    stats = chat.answers.last.locator(".stats").inner_text()
+    assert "tokens/s" in stats
+    assert "first word after" in stats
+    assert chat.titles == ["Hello there"]
+    assert " of 8,192 tokens" in chat.page.locator("#meter").inner_text()
+
+
+def test_a_conversation_goes_on_with_what_was_said(chat: Chat) -> None:
+    first = chat.ask("one")
+    assert chat.ask("two") == answer_to("one", answer_to("one"), "two").strip()
+    assert first == answer_to("one").strip()
+
+
+def test_stop_ends_the_engines_work(server: Server, chat: Chat) -> None:
+    chat.send(ENDLESS)
+    chat.wait_for_words()
+    chat.answers.last.locator(".stats", has_text="tokens/s").wait_for()
+    chat.page.click("#stop")
+    chat.wait_for_note("Stopped.")
+    kept = chat.settled()
+    assert kept
+    while server.in_flight():  # the server learns of it when the connection has closed
+        pass
+    assert chat.last_text() == kept
+
+
+def test_another_answer_is_another_branch(chat: Chat) -> None:
+    chat.ask("Again and again")
+    chat.act("retry")
+    chat.page.locator(".branches", has_text="2/2").wait_for()
+    assert chat.settled() == answer_to("Again and again").strip()
+    chat.act("previous")
+    chat.page.locator(".branches", has_text="1/2").wait_for()
+    chat.act("next")
+    chat.page.locator(".branches", has_text="2/2").wait_for()
+
+
+def test_an_edited_question_is_a_branch_with_its_own_answers(chat: Chat) -> None:
+    chat.ask("first thought")
+    chat.ask("and more")
+    chat.act("edit", chat.questions.first)
+    chat.page.fill(".edit textarea", "second thought")
+    chat.page.click(".edit .main")
+    chat.page.locator(".branches", has_text="2/2").wait_for()
+    assert chat.settled() == answer_to("second thought").strip()
+    assert chat.questions.all_inner_texts()[0].startswith("second thought")
+    chat.act("previous", chat.questions.first)
+    assert chat.questions.count() == 2
+    assert chat.answers.count() == 2
+    assert chat.answers.first.locator(".body").inner_text() == answer_to("first thought").strip()
+
+
+def test_an_edited_answer_is_what_the_model_sees(chat: Chat) -> None:
+    chat.ask("say something")
+    chat.act("edit")
+    chat.page.fill(".edit textarea", "My own words.")
+    chat.page.click(".edit .main")
+    chat.page.locator(".branches", has_text="2/2").wait_for()
+    body = chat.body_of_next_request("and now?")
+    assert [one["content"] for one in body["messages"]] == [
+        "say something",
+        "My own words.",
+        "and now?",
+    ]
+
+
+def test_an_answer_is_continued(chat: Chat) -> None:
+    before = chat.ask("a beginning")
+    with chat.page.expect_request("**/v1/chat/completions") as request:
+        chat.act("continue")
+    body = body_of(request.value)
+    assert body["messages"][-1]["role"] == "assistant"
+    assert body["continue_final_message"] is True
+    after = chat.settled()
+    assert after.startswith(before)
+    assert len(after) > len(before)
+    assert chat.answers.count() == 1
+
+
+def test_messages_are_deleted_from_one_on(chat: Chat) -> None:
+    chat.ask("keep me")
+    chat.ask("drop me")
+    chat.act("delete", chat.questions.last)
+    chat.page.click("dialog .bad")
+    chat.page.locator(".message.user", has_text="drop me").wait_for(state="detached")
+    chat.page.reload()
+    chat.ready()
+    assert chat.questions.all_inner_texts()[0].startswith("keep me")
+    assert chat.questions.count() == 1
+
+
+def test_reading_the_prompt_is_shown(chat: Chat) -> None:
+    chat.send(json.dumps({"script": [["prefill", 40, 0.1], ["emit", 3]]}))
+    chat.page.locator(".wait", has_text="Reading: ").wait_for()
+    assert chat.page.locator(".wait progress").get_attribute("aria-label")
+    chat.page.click("#stop")
+
+
+def test_the_place_in_the_queue_is_shown(
+    start_server: Callable[..., Server], open_chat: Callable[..., Chat]
+) -> None:
+    server = start_server("--parallel", "1")
+    first = open_chat(server.url)
+    first.send(ENDLESS)
+    first.wait_for_words()
+    second = open_chat(server.url)
+    second.send("me too")
+    second.page.locator(".wait", has_text="Waiting in line: number 1").wait_for()
+    first.page.click("#stop")
+    assert second.settled() == answer_to("me too").strip()
+
+
+def test_reasoning_is_folded(chat: Chat) -> None:
+    assert chat.ask(saying("<think>let me see</think>\n\nIt is **so**.")) == "It is so."
+    thoughts = chat.page.locator(".thoughts")
+    assert thoughts.locator("summary").inner_text() == "Thought in 3 words"
+    assert not thoughts.locator("div").is_visible()
+    thoughts.locator("summary").click()
+    assert thoughts.locator("div").inner_text() == "let me see"
+    sent = chat.body_of_next_request("go on")["messages"]
+    assert sent[1]["content"] == "It is **so**."
+
+
+def test_reasoning_and_tool_calls_of_the_server_are_shown(chat: Chat) -> None:
+    call = {"index": 0, "id": "c1", "function": {"name": "weather", "arguments": '{"city":'}}
+    more = {"index": 0, "function": {"arguments": '"Oslo"}'}}
+    chat.answer_with(
+        delta(reasoning_content="They want the weather."),
+        delta(tool_calls=[call]),
+        delta(tool_calls=[more]),
+        delta("tool_calls"),
+    )
+    chat.ask("Weather?")
+    assert "weather" in chat.page.locator(".tool summary").inner_text()
+    assert json.loads(chat.page.locator(".tool pre").inner_text()) == {"city": "Oslo"}
+    assert chat.page.locator(".thoughts summary").inner_text() == "Thought in 4 words"
+    chat.page.unroute("**/v1/chat/completions")
+    chat.page.click("[data-act=tool-result]")
+    chat.page.fill("dialog textarea", "4 degrees")
+    with chat.page.expect_request("**/v1/chat/completions") as request:
+        chat.page.click("dialog .main")
+    sent = body_of(request.value)["messages"]
+    assert sent[1]["tool_calls"][0]["function"]["name"] == "weather"
+    assert sent[2] == {"role": "tool", "content": "4 degrees", "tool_call_id": "c1"}
+    chat.settled()
+
+
+def test_a_refusal_is_told_in_the_servers_words(chat: Chat, watcher: Any) -> None:
+    watcher.forgiven = ["status of 400"]
+    chat.send("x" * 9000)
+    chat.wait_for_note("the context holds 8192")
+    assert chat.questions.count() == 1
+
+
+def test_a_failure_in_mid_stream_keeps_what_came(chat: Chat) -> None:
+    chat.send(json.dumps({"script": [["emit", 5], ["finish_error", "a scripted failure"]]}))
+    chat.wait_for_note("a scripted failure")
+    assert len(chat.settled().split()) == 5
