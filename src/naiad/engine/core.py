@@ -16,7 +16,7 @@ from naiad.engine.blocks import Store
 from naiad.engine.choosing import CaughtUp, Chooser, Said, TokenTable
 from naiad.engine.compaction import Compactor
 from naiad.engine.cost import StepCost
-from naiad.engine.drafts import NgramDrafter
+from naiad.engine.drafts import Drafting
 from naiad.engine.executor import DecodeOutcome, Executor, Run, State
 from naiad.engine.intake import Intake, IntakeRules
 from naiad.engine.interrupts import Interrupts
@@ -120,7 +120,9 @@ class EngineCore:
             rules, self._pool, self._prefix, lane, self._cost, self._running, self._started
         )
         self._lane = lane
-        self._drafters: dict[int, NgramDrafter] | None = {} if limits.drafts else None
+        self._drafting: Drafting | None = None
+        if limits.drafts:
+            self._drafting = Drafting(limits.n_ctx, limits.budget.target_s)
 
     # -- the verbs ---------------------------------------------------------------------------
 
@@ -178,8 +180,8 @@ class EngineCore:
         self._intake.admit()
         self._use_lane()
         chunks = plan(self._running, self._limits.budget, self._cost, time.monotonic())
-        if self._drafters is not None:
-            chunks = [self._with_draft(chunk) for chunk in chunks]
+        if self._drafting and chunks and not (self._lane and self._lane.is_busy):
+            chunks = self._drafting.extend(chunks, self._cost)
         self._is_stalled = not chunks and self._lane is not None and self._lane.is_busy
         outcome = self._execute(chunks) if chunks else DecodeOutcome.ABORTED
         if outcome is DecodeOutcome.NO_ROOM and any(chunk.draft for chunk in chunks):
@@ -268,31 +270,16 @@ class EngineCore:
         n_kept = min(sequence.computed + n_accepted, len(sequence.tokens) - 1)
         sequence.computed = self._pool.cut(sequence.slot, n_kept)
 
-    def _with_draft(self, chunk: Chunk) -> Chunk:
-        """A decoding chunk with guessed tokens, where they promise to save time."""
-        sequence = chunk.sequence
-        if self._drafters is None or not chunk.is_last or chunk.n_tokens > 1:
-            return chunk
-        drafter = self._drafters.get(sequence.uid)
-        if drafter is None:
-            drafter = self._drafters[sequence.uid] = NgramDrafter(sequence.tokens)
-        drafter.catch_up()
-        n_left = min(
-            sequence.job.max_tokens - sequence.n_generated,
-            self._limits.n_ctx - len(sequence.tokens),
-        )
-        n = min(drafter.n_worth(self._cost, len(self._running)), n_left - 1)
-        draft = drafter.draft(n) if n > 0 else ()
-        return Chunk(sequence, chunk.n_tokens, draft) if draft else chunk
-
     def _forget_draft(self, sequence: Sequence) -> None:
-        if self._drafters is not None:
-            self._drafters.pop(sequence.uid, None)
+        if self._drafting:
+            self._drafting.forget(sequence.uid)
 
     def _learn_cost(self, chunks: list[Chunk]) -> None:
         prefill = [c for c in chunks if c.n_tokens > 1]
         if not prefill:
-            if not any(c.draft for c in chunks):
+            if n_drafted := sum(len(c.draft) for c in chunks):
+                self._cost.saw_drafts(n_drafted, self._step_s)
+            else:
                 self._cost.saw_decode(self._step_s)
             return
         n_tokens = sum(c.n_tokens for c in prefill)

@@ -21,6 +21,7 @@ class StepCost:
 
     def __init__(self, first_guess_s: float = 0.002) -> None:
         self._decode_s = 0.0
+        self._draft_s = 0.0
         self._line = _Line(first_guess_s)
 
     @property
@@ -39,6 +40,17 @@ class StepCost:
         own = max(seconds - (self._decode_s if beside else 0.0), seconds * 0.1)
         if n_tokens >= MIN_CHUNK:
             self._line.add(depth, own / n_tokens)
+
+    def saw_drafts(self, n_tokens: int, seconds: float) -> None:
+        """A decoding step with n_tokens guessed ones in it took this long."""
+        each = max(seconds - self._decode_s, seconds * 0.1) / n_tokens
+        if not self._draft_s:
+            self._draft_s = each
+        self._draft_s += (1 - _MEMORY) * (each - self._draft_s)
+
+    def draft_s(self, depth: int) -> float:
+        """Seconds that one guessed token adds to a step."""
+        return self._draft_s or self.prefill_s(1, depth)
 
     def prefill_s(self, n_tokens: int, depth: int) -> float:
         """Seconds that n_tokens more would take after `depth` tokens, all in full chunks."""
