@@ -62,6 +62,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "no_auth": ("true", True),
     "allow_host": ("box", ("box",)),
     "allow_origin": ("http://a", ("http://a",)),
+    "share_cache": ("true", True),
     "strict_model": ("true", True),
     "engine": ("scripted", "scripted"),
     "max_queue": ("1", 1),

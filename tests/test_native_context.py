@@ -223,10 +223,10 @@ def test_lines_held_back_are_as_loud_as_their_outcome(
     heard = Heard()
     monkeypatch.setattr(library, "logger", heard)
     relay = library.start()
-    relay.hold()
-    relay._take(logging.ERROR, "failed to find 250 cells")
-    assert heard.lines == []
-    relay.release(as_debug=expected)
+    with relay.holding() as held:
+        relay._take(logging.ERROR, "failed to find 250 cells")
+        assert heard.lines == []
+        held.is_expected = expected
     level = logging.DEBUG if expected else logging.ERROR
     assert heard.lines == [(level, "failed to find 250 cells")]
 
@@ -304,12 +304,23 @@ def test_lines_are_held_until_their_worth_is_known(
     caplog: pytest.LogCaptureFixture, as_debug: bool
 ) -> None:
     relay = library.start()
-    with caplog.at_level(logging.DEBUG, "naiad.native"):
-        relay.hold()
+    with caplog.at_level(logging.DEBUG, "naiad.native"), relay.holding() as held:
         emit((4, "decode failed\n"))
         assert not caplog.records
-        relay.release(as_debug=as_debug)
+        held.is_expected = as_debug
     assert [r.levelno for r in caplog.records] == [logging.DEBUG if as_debug else logging.ERROR]
+
+
+def test_an_exception_does_not_swallow_the_lines_after_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    relay = library.start()
+    with caplog.at_level(logging.DEBUG, "naiad.native"):
+        with pytest.raises(ValueError), relay.holding():
+            emit((4, "before\n"))
+            raise ValueError
+        emit((4, "after\n"))
+    assert [r.getMessage() for r in caplog.records] == ["before", "after"]
 
 
 def test_the_build_describes_itself() -> None:

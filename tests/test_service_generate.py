@@ -19,6 +19,7 @@ from naiad.errors import (
 from naiad.service.generate import Generation
 from naiad.service.service import Service
 from naiad.types import (
+    Caller,
     ChatMessage,
     ChatPrompt,
     Finished,
@@ -314,3 +315,15 @@ async def test_health_tells_the_state_and_the_engines_settings() -> None:
         report = service.health()
         assert (report["status"], report["ready"], report["model"]) == (word, False, None)
         assert (report["live"], report["reason"], report["progress"]) == (True, "because", 0.5)
+
+
+@pytest.mark.parametrize(("is_shared", "seen"), [(False, ["a", "b"]), (True, ["", ""])])
+async def test_each_key_has_a_cache_of_its_own_unless_told_otherwise(
+    is_shared: bool, seen: list[str]
+) -> None:
+    engine = FakeEngine()
+    service = make_service(engine, Config(share_cache=is_shared))
+    for namespace in ("a", "b"):
+        async with service.generate(request(), Caller("x", namespace=namespace)) as generation:
+            await read(generation)
+    assert [stream.job.namespace for stream in engine.streams.values()] == seen

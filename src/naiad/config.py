@@ -81,6 +81,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     allow_host: tuple[str, ...] = ()
     allow_origin: tuple[str, ...] = ()
     strict_model: bool = False
+    share_cache: bool = False  # prompts of one key may reuse the work done for another's
     models_dir: str | None = None  # None: the user's data folder
     max_queue: int = 256
     max_queue_tokens: int = 1 << 20  # of prompts that wait to be computed: 256 of 4096 tokens

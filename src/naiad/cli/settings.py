@@ -126,6 +126,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("no_auth", "Ask for no key, even when bound beyond this machine."),
     Setting("allow_host", "Further name allowed in the Host header; repeatable."),
     Setting("allow_origin", "Web origin that may call from a browser; repeatable."),
+    Setting("share_cache", "Reuse work between callers of different keys, who can notice it."),
     Setting("strict_model", "Refuse requests that name another model."),
     Setting("engine", "llama.cpp, or a scripted stand-in for work on interfaces."),
     Setting("max_queue", "Requests that may wait for their turn.", 0, 1_000_000),

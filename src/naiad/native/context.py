@@ -124,13 +124,13 @@ class Context:
 
     def decode(self, batch: Batch) -> DecodeOutcome:
         """Run the batch and wait until its logits can be read."""
-        self._log.hold()  # llama.cpp logs an interrupted decode as an error, which it is not
-        code = lib.llama_decode(self.handle, batch.native())
-        if code == 0:
+        with self._log.holding() as held:  # an interrupted decode is logged as an error
+            code = lib.llama_decode(self.handle, batch.native())
+            outcome = _OUTCOMES.get(code, DecodeOutcome.FATAL)
+            held.is_expected = outcome is not DecodeOutcome.FATAL
+        if outcome is DecodeOutcome.DONE:
             lib.llama_synchronize(self.handle)
             self.memory.shifted.clear()
-        outcome = _OUTCOMES.get(code, DecodeOutcome.FATAL)
-        self._log.release(as_debug=outcome is not DecodeOutcome.FATAL)
         return outcome
 
     def logits(self, index: int) -> npt.NDArray[np.float32]:
@@ -218,9 +218,9 @@ class Memory:
     def load(self, seq: int, state: State) -> bool:
         """Replace a sequence by a saved state. False: no room, or the state does not fit here."""
         self.shifted.discard(seq)
-        self._log.hold()  # "no room" is logged as an error, which it is not
-        n = lib.llama_state_seq_set_data(self._ctx, _bytes_pointer(state), state.size, seq)
-        self._log.release(as_debug=True)
+        with self._log.holding() as held:
+            held.is_expected = True  # "no room" is logged as an error, which it is not
+            n = lib.llama_state_seq_set_data(self._ctx, _bytes_pointer(state), state.size, seq)
         return bool(0 < n == state.size)
 
 

@@ -6,11 +6,14 @@ statically the other order crashes every model load.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import logging
 import threading
 from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,14 @@ _LEVELS = {3: logging.WARNING, 4: logging.ERROR}
 _CONTINUE = 5
 #: The pool is meant to be larger than one request's context; llama.cpp warns of it each time.
 _FALSE_ALARM = "> n_ctx_train"
+
+
+@dataclass(slots=True)
+class Held:
+    """Lines held back. is_expected: they tell of an expected outcome, so debug is loud enough."""
+
+    is_expected: bool = False
+    lines: list[tuple[int, str]] = field(default_factory=list)
 
 
 class _LogRelay:
@@ -53,15 +64,17 @@ class _LogRelay:
         else:
             held.append((level, line))
 
-    def hold(self) -> None:
-        """Keep this thread's lines back until `release`: what they are worth is not known yet."""
-        self._local.held = []
-
-    def release(self, *, as_debug: bool) -> None:
-        """Log what was held back, at its own level or, of an expected outcome, as debug."""
-        held, self._local.held = getattr(self._local, "held", None) or (), None
-        for level, line in held:
-            logger.log(logging.DEBUG if as_debug else level, "%s", line)
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[Held]:
+        """Keep this thread's lines back until the end, when it is known what they are worth."""
+        held = Held()
+        self._local.held = held.lines
+        try:
+            yield held
+        finally:
+            self._local.held = None
+            for level, line in held.lines:
+                logger.log(logging.DEBUG if held.is_expected else level, "%s", line)
 
 
 @functools.cache

@@ -127,7 +127,7 @@ class Service:
                 prompt=prompt,
                 max_tokens=request.max_tokens,
                 sampling=request.sampling,
-                namespace=caller.namespace,
+                namespace="" if self._config.share_cache else caller.namespace,
                 priority=request.priority,
                 caller=caller.identity,
                 wants_progress=request.wants_progress,
