@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import re
 from collections.abc import Iterator
@@ -153,7 +154,7 @@ def test_streams_apart_answer_exactly(lookback: Path) -> None:
 
 
 def test_what_was_measured_is_applied_and_told(
-    lookback: Path, monkeypatch: pytest.MonkeyPatch
+    lookback: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tuning = Tuning(n_ubatch=64, flash_attention=False, extra_buffers=False, source="measured")
     with caplog.at_level(logging.INFO, "naiad.engine"):
