@@ -21,6 +21,9 @@ _test_numbers = itertools.count()
 
 #: Real processes, sockets, or many random cases: left out of the quick run by `-m "not soak"`.
 _SLOW = {
+    "test_bench_compare.py",
+    "test_bench_plot.py",
+    "test_cli.py",
     "test_cli_serve.py",
     "test_client_contract.py",
     "test_client_faults.py",
@@ -28,14 +31,25 @@ _SLOW = {
     "test_dialect_channels.py",
     "test_dialect_fuzz.py",
     "test_dialect_ollama.py",
+    "test_engine_disk_cache.py",
     "test_engine_exact.py",
     "test_engine_gemma_cache.py",
+    "test_engine_lane.py",
     "test_engine_machine.py",
+    "test_engine_overflow.py",
+    "test_engine_parts.py",
+    "test_engine_vetting.py",
+    "test_engine_whole_machine.py",
     "test_exact_models.py",
     "test_http_serve.py",
     "test_http_socket.py",
     "test_renderer.py",
     "test_scripted.py",
+    "test_setup_build.py",
+    "test_setup_chores.py",
+    "test_tune_measure.py",
+    "test_ui_markdown.py",
+    "test_worker.py",
 }
 
 
