@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import random
 import re
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import llama_cpp as lib
 import pytest
 
 from naiad.config import EngineConfig, Tuning
@@ -48,23 +50,17 @@ def shape_of(model: Model) -> ModelShape:
     )
 
 
-class Heard:
-    """Takes the native log's lines, whatever the logging system is set to."""
-
-    def __init__(self, lines: list[str]) -> None:
-        self._lines = lines
-
-    def log(self, _level: int, message: str, line: str) -> None:
-        self._lines.append(message % line)
-
-
-def taken(model: Model, monkeypatch: pytest.MonkeyPatch, **params: Any) -> dict[str, float]:
+def taken(model: Model, **params: Any) -> dict[str, float]:
     """MiB of each kind of buffer, as llama.cpp logs them."""
-    lines: list[str] = []
-    monkeypatch.setattr(library, "logger", Heard(lines))
-    Context(model, ContextParams(**params)).close()
+    heard: list[str] = []
+    listen = lib.llama_log_callback(lambda _level, text, _data: heard.append(text.decode()))
+    lib.llama_log_set(listen, ctypes.c_void_p(0))
+    try:
+        Context(model, ContextParams(**params)).close()
+    finally:
+        lib.llama_log_set(library.start().callback, ctypes.c_void_p(0))
     found: dict[str, float] = {"compute": 0.0, "KV": 0.0}
-    for kind, size in _SIZE.findall("\n".join(lines)):
+    for kind, size in _SIZE.findall("".join(heard)):
         found[kind] += float(size)
     return found
 
@@ -72,11 +68,9 @@ def taken(model: Model, monkeypatch: pytest.MonkeyPatch, **params: Any) -> dict[
 @pytest.mark.parametrize("flash", [True, False])
 @pytest.mark.parametrize(("n_cells", "n_ubatch"), [(4096, 512), (32768, 512), (32768, 64)])
 def test_what_is_reckoned_is_what_is_taken(
-    model: Model, monkeypatch: pytest.MonkeyPatch, flash: bool, n_cells: int, n_ubatch: int
+    model: Model, flash: bool, n_cells: int, n_ubatch: int
 ) -> None:
-    real = taken(
-        model, monkeypatch, n_ctx=n_cells, n_seq_max=9, n_ubatch=n_ubatch, flash_attention=flash
-    )
+    real = taken(model, n_ctx=n_cells, n_seq_max=9, n_ubatch=n_ubatch, flash_attention=flash)
     shape = shape_of(model)
     wish = Wish(parallel=4, most_parked=4, n_ubatch=n_ubatch, flash_attention=flash)
     reckoned = memory_fit.compute_bytes(shape, wish, n_cells) / MIB
