@@ -101,7 +101,8 @@ def test_long_prompts_are_chunked_and_do_not_stop_a_running_stream() -> None:
     rng = random.Random(1)
     short, long = prompt_of(rng, 8), prompt_of(rng, 200)
     submit(core, 1, short, 60)
-    core.step()
+    for _ in range(6):
+        core.step()
     submit(core, 2, long, 5)
     items = run_all(core)
     assert tokens_of(items[2]) == answer(long, 5)

@@ -26,6 +26,13 @@ def sequence(n_prompt: int, computed: int = 0) -> Sequence:
     return made
 
 
+def decoding(n_prompt: int, n_generated: int = 5) -> Sequence:
+    made = sequence(n_prompt)
+    made.tokens += range(n_generated)
+    made.computed = len(made.tokens) - 1
+    return made
+
+
 # -- sequence ---------------------------------------------------------------------------------
 
 
@@ -55,9 +62,17 @@ def test_alone_a_prompt_gets_the_whole_budget() -> None:
 
 def test_decoding_comes_first_and_shrinks_the_rest() -> None:
     budget = StepBudget(alone=512, beside=100)
-    chunks = plan([sequence(70), sequence(50), sequence(9, 8), sequence(90)], budget, COST, 0.0)
+    chunks = plan([sequence(70), sequence(50), decoding(9), sequence(90)], budget, COST, 0.0)
     assert [(c.sequence.n_prompt, c.n_tokens) for c in chunks] == [(9, 1), (50, 50), (70, 50)]
     assert [c.is_last for c in chunks] == [True, True, False]
+
+
+def test_what_came_together_is_begun_together() -> None:
+    """Streams that have only just begun wait for the prompts that came with them."""
+    budget = StepBudget(alone=512, beside=10)
+    for n_generated, n_tokens in ((1, 70), (4, 70), (5, 10)):
+        chunks = plan([decoding(9, n_generated), sequence(70)], budget, COST, 0.0)
+        assert chunks[1].n_tokens == n_tokens
 
 
 def test_nothing_to_run_is_an_empty_plan() -> None:
@@ -70,12 +85,13 @@ def test_nothing_to_run_is_an_empty_plan() -> None:
     st.integers(1, 64),
 )
 def test_plans_keep_their_bounds(shapes: list[tuple[int, int]], alone: int, beside: int) -> None:
-    sequences = [sequence(n, min(c, n - 1)) for n, c in shapes]
+    sequences = [decoding(n) if c == n - 1 else sequence(n, min(c, n - 1)) for n, c in shapes]
     chunks = plan(sequences, StepBudget(alone=alone, beside=beside), COST, 0.0)
-    decoding = [c for c in chunks if c.sequence.n_pending == 1]
+    n_decoding = sum(c.sequence.n_pending == 1 for c in chunks)
+    is_older = any(c.sequence.n_pending == 1 and c.sequence.n_generated for c in chunks)
     prefill = sum(c.n_tokens for c in chunks if c.sequence.n_pending > 1)
-    assert len(decoding) == sum(s.n_pending == 1 for s in sequences)
-    assert prefill <= (beside if decoding else alone)
+    assert n_decoding == sum(s.n_pending == 1 for s in sequences)
+    assert prefill <= (beside if is_older else alone)
     assert all(1 <= c.n_tokens <= c.sequence.n_pending for c in chunks)
     assert bool(chunks) == bool(sequences)
 

@@ -15,7 +15,7 @@ from naiad.engine.cost import StepCost
 from naiad.engine.lane import Lane
 from naiad.engine.prefix import MIN_REUSE, NOTHING, Resident
 from naiad.engine.queueing import WaitingLine
-from naiad.engine.scheduler import StepBudget
+from naiad.engine.scheduler import StepBudget, is_burst
 from naiad.engine.sequence import NO_SLOT, Sequence
 
 #: Waiting for another request's prefill is worth it from this many shared tokens on.
@@ -171,9 +171,8 @@ class Intake:
             return False
         budget = self._rules.budget
         n_ahead = sum(s.n_pending for s in self._running if s.n_pending > 1)
-        n_decoding = len(self._running) - sum(s.n_pending > 1 for s in self._running)
         n_allowed = budget.alone
-        if n_decoding:
+        if not is_burst(s for s in self._running if s.n_pending == 1):
             n_allowed = min(self._cost.chunk(budget.target_s, n_known), budget.beside)
         return n_ahead + n_new > n_allowed
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from naiad.engine.cost import StepCost
 from naiad.engine.sequence import Sequence
 
+#: Tokens of an answer up to which it counts as just begun.
+_JUST_BEGUN = 4
+
 
 @dataclass(frozen=True, slots=True)
 class StepBudget:
@@ -54,7 +57,7 @@ def plan(
         return chunks
     prefilling.sort(key=lambda s: urgency(s, cost, now))
     left = budget.alone
-    if decoding:
+    if not is_burst(decoding):
         left = min(cost.chunk(budget.target_s, prefilling[0].computed), budget.beside)
     for sequence in prefilling:
         if left <= 0:
@@ -63,6 +66,15 @@ def plan(
         chunks.append(Chunk(sequence, n))
         left -= n
     return chunks
+
+
+def is_burst(decoding: Iterable[Sequence]) -> bool:
+    """Whether all that decode have only just begun, or none does.
+
+    Requests that come together are best begun together: in whole chunks, so that they decode as one
+    large batch soon. Nobody reads yet who would notice a pause.
+    """
+    return all(sequence.n_generated <= _JUST_BEGUN for sequence in decoding)
 
 
 def urgency(sequence: Sequence, cost: StepCost, now: float) -> tuple[int, float]:
