@@ -6,7 +6,6 @@ items that `step` returns; nothing else remembers an answer, so nobody can be ha
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -30,8 +29,6 @@ from naiad.engine.sequence import NO_SLOT, Sequence
 from naiad.errors import EngineFailed
 from naiad.ipc.messages import ProgressItem, StreamItem
 from naiad.types import FinishReason
-
-logger = logging.getLogger("naiad.engine")
 
 #: The share of running streams' time that tidying the pool may take.
 _TIDYING_SHARE = 0.1

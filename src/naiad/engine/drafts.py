@@ -33,7 +33,7 @@ _STRETCH = 1.5
 
 
 class NgramDrafter:
-    """Guesses for one sequence. `saw` each token in order, then `draft`."""
+    """Guesses for one sequence: `catch_up` with its tokens, then `draft`."""
 
     def __init__(self, tokens: list[int]) -> None:
         self._tokens = tokens  # the sequence's own list, which grows

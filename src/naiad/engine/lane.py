@@ -2,8 +2,9 @@
 
 Prefilling a long prompt in the pool makes every stream wait for each chunk, and each chunk attend
 over everybody's cells. In a context of its own, with a thread of its own, the prompt attends to
-itself only and the streams go on at their pace (measured on two cores: four streams' longest gap
-36 to 46 ms instead of 200 to 900, for the same time to the newcomer's first token). When all but
+itself only and the streams go on at their pace (measured on two cores with 2,048 tokens beside four
+streams: their longest gap 46 ms and the prompt in 10 s, against 207 ms and 9.7 s in chunks of 32 in
+the pool, 476 ms and 6.2 s in chunks of 128; alone it takes 5.2 s). When all but
 the last token is computed, the cells move into the pool, a few milliseconds, and the sequence goes
 on there like one that was put back.
 
@@ -17,7 +18,6 @@ Shifting rewrites a whole context, which is cheap in a small one.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -33,8 +33,6 @@ from naiad.engine.pool import Pool
 from naiad.engine.scheduler import urgency
 from naiad.engine.sequence import Move, Sequence, Span
 from naiad.errors import EngineFailed
-
-logger = logging.getLogger("naiad.engine")
 
 #: Tokens of one chunk: alone in the machine, and beside running streams, where the next prompt
 #: may be shorter and should not wait long. Multiples of BLOCK.
