@@ -9,6 +9,7 @@ so a failure can be replayed.
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -133,6 +134,8 @@ class Work:
         assert lane is not None
         lane._threads = 1
         self._thread = Later()
+        self._woken = threading.Event()
+        self.core.set_waker(self._woken.set)
         if not self._has_thread:
             lane._thread.shutdown()
             lane._thread = self._thread
@@ -370,8 +373,15 @@ class Work:
                 self._thread.compute()
             if not self._want:
                 break
+            self._await_lane()
             self.step()
         assert not self._want, "a livelock"
         while self.core.idle_slice():
             self.happened["saved when idle"] += 1
         assert not self.core._prefix.parked
+
+    def _await_lane(self) -> None:
+        """As the worker does: while only the lane's own thread has work, wait for its word."""
+        while self._has_thread and not self.core.has_work():
+            assert self._woken.wait(120), "the lane never woke the core"
+            self._woken.clear()
