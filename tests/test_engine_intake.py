@@ -103,9 +103,18 @@ def test_beside_streams_the_time_of_a_step_decides(n: int, goes_to_lane: bool) -
 
 def test_prompts_ahead_in_the_pool_count() -> None:
     door = Door()
+    door.decoding(9)
     door.come(1, 60, first=1)
     door.come(2, 60, first=2)
-    assert (door.started, door.in_lane()) == ([1], [2])
+    assert (door.started, door.in_lane()) == ([9, 1], [2])
+
+
+def test_what_comes_together_goes_in_together_for_a_few_steps() -> None:
+    """Four prompts of a step each, as long as a stream that has begun with them will wait."""
+    door = Door(parallel=9)
+    for uid in range(1, 7):
+        door.come(uid, 90, first=uid)
+    assert (door.started, door.in_lane()) == ([1, 2, 3, 4], [5, 6])
 
 
 def test_a_few_tokens_are_never_worth_a_move() -> None:

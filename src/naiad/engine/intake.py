@@ -3,6 +3,8 @@
 A prompt takes one of three ways. It waits, when another request is computing the same beginning. It
 goes through the lane, when computing it in the pool would hold running streams up for longer than
 the step's target, or is more than one step's work. Otherwise it goes straight into the pool.
+Prompts that come together go there together, up to a few steps' work: in whole micro-batches, with
+all threads, they are computed sooner than one by one beside the first that decode.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from naiad.engine.cost import StepCost
 from naiad.engine.lane import Lane
 from naiad.engine.prefix import MIN_REUSE, NOTHING, Resident
 from naiad.engine.queueing import WaitingLine
-from naiad.engine.scheduler import StepBudget, is_burst
+from naiad.engine.scheduler import JUST_BEGUN, StepBudget, is_burst
 from naiad.engine.sequence import NO_SLOT, Sequence
 
 #: Waiting for another request's prefill is worth it from this many shared tokens on.
@@ -166,15 +168,14 @@ class Intake:
         return True
 
     def _is_long(self, n_new: int, n_known: int) -> bool:
-        """Whether computing n_new tokens in the pool takes more than the next step may."""
+        """Whether computing n_new tokens in the pool takes more than the next steps may."""
         if n_new <= _ALWAYS_SHORT:
             return False
         budget = self._rules.budget
         n_ahead = sum(s.n_pending for s in self._running if s.n_pending > 1)
-        n_allowed = budget.alone
-        if not is_burst(s for s in self._running if s.n_pending == 1):
-            n_allowed = min(self._cost.chunk(budget.target_s, n_known), budget.beside)
-        return n_ahead + n_new > n_allowed
+        if is_burst(s for s in self._running if s.n_pending == 1):
+            return n_new > budget.alone or n_ahead + n_new > budget.alone * JUST_BEGUN
+        return n_ahead + n_new > min(self._cost.chunk(budget.target_s, n_known), budget.beside)
 
     def has_room_for(self, sequence: Sequence, resident: Resident) -> bool:
         """Whether the prompt fits beside what runs; always true when nothing runs.

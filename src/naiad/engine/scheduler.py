@@ -13,7 +13,7 @@ from naiad.engine.cost import StepCost
 from naiad.engine.sequence import Sequence
 
 #: Tokens of an answer up to which it counts as just begun.
-_JUST_BEGUN = 4
+JUST_BEGUN = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def is_burst(decoding: Iterable[Sequence]) -> bool:
     Requests that come together are best begun together: in whole chunks, so that they decode as one
     large batch soon. Nobody reads yet who would notice a pause.
     """
-    return all(sequence.n_generated <= _JUST_BEGUN for sequence in decoding)
+    return all(sequence.n_generated <= JUST_BEGUN for sequence in decoding)
 
 
 def urgency(sequence: Sequence, cost: StepCost, now: float) -> tuple[int, float]:
