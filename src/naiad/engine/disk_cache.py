@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -22,6 +21,7 @@ from naiad.engine import disk_folder, disk_format
 from naiad.engine.blocks import Entry
 from naiad.engine.disk_format import Damaged
 from naiad.engine.disk_scan import scan, unlink
+from naiad.native.threads import give_way
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,9 @@ N_DETACHED_MOST = 256 << 20
 N_BLOCKS_MOST = 16_384
 #: After a failure, nothing is written for so long.
 PAUSE_S = 60.0
-#: Niceness of the writer's thread.
-_WRITER_NICE = 19
+#: Writing begins so long after there is something to write: the next request often comes at once,
+#: and what writes and deletes files inside the kernel gives way to nobody.
+_REST_S = 1.0
 #: After this share of the bound was written, look again at what others have written.
 _LOOK_AGAIN = 16
 
@@ -78,6 +79,7 @@ class DiskCache(Generic[S]):
         self._jobs: deque[bytes] = deque()  # keys to write, or to delete when no longer held
         self._touched: dict[bytes, int] = {}
         self._writer: threading.Thread | None = None
+        self._is_hurried = False  # somebody waits until all is written
         self._n_detached = 0
         self._paused_until = 0.0
         self._has_warned = False
@@ -156,6 +158,8 @@ class DiskCache(Generic[S]):
         with self._lock:
             if self._touched:
                 self._start_writer()
+            self._is_hurried = True
+            self._lock.notify_all()
             return self._lock.wait_for(lambda: self._writer is None, max(timeout_s, 0))
 
     def _scan(self) -> list[Entry]:
@@ -200,7 +204,9 @@ class DiskCache(Generic[S]):
     # -- the writer thread -----------------------------------------------------------------------
 
     def _write(self) -> None:
-        _give_way()
+        give_way()
+        with self._lock:
+            self._lock.wait_for(lambda: self._is_hurried, _REST_S)
         while (key := self._next_job()) is not None:
             try:
                 self._do(key)
@@ -213,6 +219,7 @@ class DiskCache(Generic[S]):
             if self._jobs:
                 return self._jobs.popleft()
             self._writer = None
+            self._is_hurried = False
             self._lock.notify_all()
             return None
 
@@ -290,16 +297,6 @@ class DiskCache(Generic[S]):
 
     def _path(self, key: bytes) -> Path:
         return self.folder / disk_folder.block_name(key)
-
-
-def _give_way() -> None:
-    """Let this thread run where nobody else wants to: on Linux, niceness is a thread's own.
-
-    A decode that has a thread on each processor waits at its barriers for the one that was
-    interrupted, so a writer with equal rights made streams a third slower while it wrote.
-    """
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _WRITER_NICE)
 
 
 def _read_whole(path: Path, size: int) -> bytes:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from naiad.errors import ModelFileError
 from naiad.native import library
 from naiad.native.batch import Batch
+from naiad.native.buffers import TouchedBuffers
 from naiad.native.model import Model
 
 #: A saved sequence: opaque, good only in a context of equal flash attention, KV type and streams.
@@ -85,6 +86,8 @@ class Context:
             why = "; ".join(library.recent_errors()[:2]) or "not enough memory"
             raise ModelFileError(f"cannot make a context of {params.n_ctx} cells: {why}")
         self._resources.callback(lib.llama_free, self.handle)
+        self.buffers = TouchedBuffers()
+        self._resources.callback(self.buffers.close)
         self.memory = Memory(self)
         self._n_vocab = model.vocab.n_tokens
         self._rows: dict[int, npt.NDArray[np.float32]] = {}  # by address: they stay where they are
@@ -162,6 +165,7 @@ class Memory:
         self._ctx = context.handle
         self._has_streams = not context.params.kv_unified
         self._log = library.start()
+        self._buffers = context.buffers
         self._handle = lib.llama_get_memory(context.handle)
 
     def pos_min(self, seq: int) -> int:
@@ -211,7 +215,7 @@ class Memory:
         if seq in self.shifted:
             return None  # it would hold the new positions and the old contents
         size = int(lib.llama_state_seq_get_size(self._ctx, seq))
-        state: State = np.empty(size, np.uint8)
+        state: State = self._buffers.take(size)
         n = lib.llama_state_seq_get_data(self._ctx, _bytes_pointer(state), size, seq)
         return state if 0 < n == size else None
 

@@ -1,0 +1,27 @@
+"""Threads that give way."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+import pytest
+
+from naiad.native.threads import give_way
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness of a thread is Linux's")
+def test_only_the_thread_itself_gives_way() -> None:
+    policies: list[int] = []
+
+    def run() -> None:
+        give_way()
+        policies.append(os.sched_getscheduler(threading.get_native_id()))
+
+    mine = os.sched_getscheduler(threading.get_native_id())
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert policies == [os.SCHED_IDLE]
+    assert os.sched_getscheduler(threading.get_native_id()) == mine
