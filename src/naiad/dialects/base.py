@@ -7,7 +7,7 @@ Formatters are pure: events in, framed bytes out. A whole answer is the fold of 
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -82,13 +82,34 @@ class Formatter(Protocol):
         ...
 
 
+class ManyFormatter(Formatter, Protocol):
+    """Also writes several answers to one body. As for one, but each with its own part, and
+    `close_all` once when all parts are closed; after a part that failed it is not called."""
+
+    def part(self, index: int) -> Formatter:
+        """The formatter of that answer, 0 for the first; its `close` does not end the stream."""
+        ...
+
+    def close_all(self, ends: Sequence[Finished]) -> bytes:
+        """The end of all."""
+        ...
+
+    def whole_all(self, completions: Sequence[Completion]) -> Any:
+        """The JSON value of a non-streamed answer."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A body that was understood. `ignored` are fields accepted without effect (logged once)."""
+    """A body that was understood. `ignored` are fields accepted without effect (logged once).
+
+    others: further answers that the same body asks for; then the formatter is a ManyFormatter.
+    """
 
     request: GenerateRequest
     formatter: Formatter
     ignored: tuple[str, ...] = ()
+    others: tuple[GenerateRequest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

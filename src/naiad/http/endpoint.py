@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
@@ -19,27 +19,20 @@ from naiad.dialects.base import (
     Formatter,
     Handle,
     Immediate,
+    ManyFormatter,
     Operation,
     Parse,
     Parsed,
 )
-from naiad.errors import EngineFailed, InternalError
+from naiad.errors import EngineFailed
 from naiad.http.auth import Door
 from naiad.http.body import read_object
-from naiad.http.exchange import INTERNAL_MESSAGE, Exchange, answering_errors
+from naiad.http.exchange import Exchange, answering_errors
+from naiad.http.many import failure, send_many, stream_many, told
 from naiad.http.watch import ClientWatch, Line
 from naiad.service.generate import Generation
 from naiad.service.service import Service
-from naiad.types import (
-    Caller,
-    Finished,
-    FinishReason,
-    Progress,
-    ReasoningDelta,
-    TextDelta,
-    ToolCallDelta,
-    Usage,
-)
+from naiad.types import Caller, Finished, FinishReason, TextDelta
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +80,9 @@ class GenerationEndpoint:
 
     async def _run(self, exchange: Exchange, parsed: Parsed, caller: Caller) -> None:
         line = Line(exchange, parsed.formatter)
+        if parsed.others:
+            await self._run_many(exchange, line, parsed, caller)
+            return
         async with (
             ClientWatch(exchange, line, self._house.heartbeat_s, self._house.stalled_s),
             self._house.service.generate(parsed.request, caller) as generation,
@@ -95,6 +91,20 @@ class GenerationEndpoint:
                 await _stream(generation, parsed.formatter, line)
             else:
                 await _send_whole(generation, parsed.formatter, exchange)
+
+    async def _run_many(
+        self, exchange: Exchange, line: Line, parsed: Parsed, caller: Caller
+    ) -> None:
+        requests = (parsed.request, *parsed.others)
+        formatter = cast(ManyFormatter, parsed.formatter)
+        async with (
+            ClientWatch(exchange, line, self._house.heartbeat_s, self._house.stalled_s),
+            self._house.service.generate_all(requests, caller) as generations,
+        ):
+            if parsed.request.stream:
+                await stream_many(generations, formatter, line)
+            else:
+                await send_many(generations, formatter, exchange)
 
     def _log_ignored(self, parsed: Parsed) -> None:
         known = self._house.ignored
@@ -144,19 +154,11 @@ async def _stream(generation: Generation, formatter: Formatter, line: Line) -> N
             elif isinstance(event, Finished):
                 await line.end(formatter.close(event))
             else:
-                await line.write(_rare(formatter, event))
+                await line.write(told(formatter, event))
     except Exception:
         log.exception("a stream failed")
         if line.is_open:
-            await line.end(formatter.close(_failure()))
-
-
-def _rare(formatter: Formatter, event: Progress | ReasoningDelta | ToolCallDelta) -> bytes:
-    if isinstance(event, ReasoningDelta):
-        return formatter.reasoning(event)
-    if isinstance(event, ToolCallDelta):
-        return formatter.tool_call(event)
-    return formatter.progress(event)
+            await line.end(formatter.close(failure()))
 
 
 async def _send_whole(generation: Generation, formatter: Formatter, exchange: Exchange) -> None:
@@ -165,7 +167,3 @@ async def _send_whole(generation: Generation, formatter: Formatter, exchange: Ex
     if finished.reason is FinishReason.ERROR:
         raise finished.error or EngineFailed("The engine failed on this request.")
     await exchange.answer_json(formatter.whole(completion))
-
-
-def _failure() -> Finished:
-    return Finished(FinishReason.ERROR, Usage(), error=InternalError(INTERNAL_MESSAGE))

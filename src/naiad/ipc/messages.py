@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from naiad.types import FinishReason, Grammar, ModelInfo, SamplingParams
+from naiad.types import FinishReason, Grammar, ModelInfo, SamplingParams, TokenLogprob
 
 
 class Command(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -124,6 +124,7 @@ class StreamItem(msgspec.Struct, frozen=True, array_like=True):
         that settles none, because they may yet be taken back, has no item.
     finish: set on the last item only; n_cached: prompt tokens reused, meaningful from seq 0 on.
     error: (code, message) when finish is "error".
+    logprobs: one for each of the tokens, in streams that ask for them.
     """
 
     uid: int
@@ -133,6 +134,7 @@ class StreamItem(msgspec.Struct, frozen=True, array_like=True):
     finish: FinishReason | None = None
     n_cached: int = 0
     error: tuple[str, str] | None = None
+    logprobs: list[TokenLogprob] | None = None
 
 
 class StepDone(Event, frozen=True, tag=True, array_like=True):

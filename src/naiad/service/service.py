@@ -6,8 +6,8 @@ the context is entered; leaving the context, by whatever way, ends the engine's 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
 
 import msgspec
@@ -138,13 +138,34 @@ class Service:
             place.counted(stream.n_prompt)
             channels = _channels(request.prompt, prompt, model)
             generation = Generation(
-                stream, request.stop, entry, place, self._engine.abort, channels
+                stream,
+                request.stop,
+                entry,
+                place,
+                self._engine.abort,
+                channels,
+                has_logprobs=request.sampling.n_logprobs >= 0,
+                echo=await self._text_of(prompt) if request.has_echo else "",
             )
             try:
                 yield generation
             finally:
                 generation.close()
                 self._record(generation, request.sampling.seed)
+
+    @asynccontextmanager
+    async def generate_all(
+        self, requests: Sequence[GenerateRequest], caller: Caller
+    ) -> AsyncIterator[list[Generation]]:
+        """As generate, for several that belong together: all of them run, or none is left behind.
+
+        Those with one prompt compute it once: the engine lets the later ones wait for it.
+        """
+        async with AsyncExitStack() as stack:
+            yield [
+                await stack.enter_async_context(self.generate(request, caller))
+                for request in requests
+            ]
 
     async def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
@@ -167,6 +188,9 @@ class Service:
     async def render_chat(self, request: GenerateRequest) -> str:
         """The prompt text that the chat template makes of a ChatPrompt; other text as it is."""
         prompt = await self._prompt(request.prompt, self.model)
+        return await self._text_of(prompt)
+
+    async def _text_of(self, prompt: str | tuple[int, ...]) -> str:
         return prompt if isinstance(prompt, str) else await self.detokenize(list(prompt))
 
     def abort(self, caller: Caller, handle: str | None) -> bool:
