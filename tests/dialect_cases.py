@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from naiad.errors import EngineFailed
 from naiad.types import (
     Caller,
     Completion,
+    EmbeddedText,
     EngineSettings,
     Finished,
     FinishReason,
@@ -106,6 +107,12 @@ class FakeBackend:
 
     def perf(self) -> Mapping[str, Any]:
         return self.counters
+
+    async def embed(
+        self, inputs: Sequence[str | tuple[int, ...]], model: str | None = None
+    ) -> list[EmbeddedText]:
+        self.asked.append((inputs, model))
+        return [EmbeddedText(b"\0" * 16, len(one)) for one in inputs]
 
     @property
     def has_reasoning(self) -> bool:

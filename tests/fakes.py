@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import math
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,12 +14,19 @@ from typing import Any
 from naiad.client.base import EngineState, EngineStatus, Job, TokenBatch
 from naiad.config import Config
 from naiad.dialects.base import Access, Backend, Call, Dialect, Formatter, Media, Operation, Parsed
-from naiad.errors import EngineFailed, EngineUnavailable, InvalidRequest, NaiadError
+from naiad.errors import (
+    ContextExceeded,
+    EngineFailed,
+    EngineUnavailable,
+    InvalidRequest,
+    NaiadError,
+)
 from naiad.service.service import Service
 from naiad.types import (
     Caller,
     ChatPrompt,
     Completion,
+    EmbeddedText,
     EngineSettings,
     Finished,
     FinishReason,
@@ -144,6 +152,15 @@ class FakeEngine:
 
     async def detokenize(self, ids: list[int], *, special: bool = True) -> bytes:
         return bytes(ids)
+
+    async def embed(self, prompt: str | tuple[int, ...]) -> EmbeddedText:
+        if prompt == "refuse":
+            raise ContextExceeded("too long", n_prompt_tokens=9, n_ctx=4)
+        await self.gate.wait()
+        numbers = (3.0, 4.0, float(len(prompt)), 0.0)
+        length = math.hypot(*numbers)
+        vector = struct.pack("<4f", *(number / length for number in numbers))
+        return EmbeddedText(vector, len(prompt))
 
     async def close(self) -> None:
         self.is_closed = True

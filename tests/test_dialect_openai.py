@@ -404,7 +404,7 @@ async def test_models() -> None:
 def test_routes_have_aliases_without_the_prefix_and_all_need_the_key() -> None:
     routes = {(one.method, one.path) for one in DIALECT.operations}
     assert {(method, path.removeprefix("/v1")) for method, path in routes} <= routes
-    assert len(routes) == 8
+    assert len(routes) == 14
     assert {one.access for one in DIALECT.operations} == {Access.USER}
     assert all((one.parse is None) != (one.handle is None) for one in DIALECT.operations)
 

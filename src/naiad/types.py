@@ -197,6 +197,14 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddedText:
+    """A text's embedding: 32-bit floats, little-endian, of length 1; and the tokens of the text."""
+
+    vector: bytes
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks. `identity` separates callers from each other: the key's id and the peer's host."""
 
@@ -370,6 +378,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int = 0
     n_ctx_train: int = 0
     n_vocab: int = 0
+    n_embd: int = 0  # numbers in an embedding
+    pooling: str = ""  # of embeddings: none, mean, cls, last, rank; "" if the file names none
     chat_template: str | None = None
     bos_token: str = ""
     eos_token: str = ""

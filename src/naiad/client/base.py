@@ -14,6 +14,7 @@ import msgspec
 
 from naiad.errors import NaiadError
 from naiad.types import (
+    EmbeddedText,
     FinishReason,
     Grammar,
     ModelInfo,
@@ -133,6 +134,13 @@ class EngineClient(Protocol):
 
     async def detokenize(self, ids: list[int], *, special: bool = True) -> bytes:
         """The bytes of token ids. Raises InvalidRequest for an id outside the vocabulary."""
+        ...
+
+    async def embed(self, prompt: str | tuple[int, ...]) -> EmbeddedText:
+        """The embedding of a text or of token ids; streams go on meanwhile.
+
+        Raises ContextExceeded, InvalidRequest, Unsupported, EngineUnavailable.
+        """
         ...
 
     async def close(self) -> None:

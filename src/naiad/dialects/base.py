@@ -15,6 +15,7 @@ from naiad.errors import NaiadError
 from naiad.types import (
     Caller,
     Completion,
+    EmbeddedText,
     Finished,
     GenerateRequest,
     ModelInfo,
@@ -165,6 +166,15 @@ class Backend(Protocol):
         """Counters: see service.perf for the names."""
         ...
 
+    async def embed(
+        self, inputs: Sequence[str | tuple[int, ...]], model: str | None = None
+    ) -> list[EmbeddedText]:
+        """The embedding of each text or list of token ids. model: as the caller named it.
+
+        Raises ContextExceeded, InvalidRequest, Unsupported, ModelNotFound.
+        """
+        ...
+
     @property
     def has_reasoning(self) -> bool:
         """True when the model's chat template shows how it marks its reasoning."""
@@ -184,13 +194,17 @@ Handle = Callable[[Backend, Call], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One route of a dialect: exactly one of `parse` (a generation) and `handle` (a query)."""
+    """One route of a dialect: exactly one of `parse` (a generation) and `handle` (a query).
+
+    is_long: the query may take long, so it ends when its client hangs up.
+    """
 
     method: str
     path: str  # Starlette path syntax
     access: Access
     parse: Parse | None = None
     handle: Handle | None = None
+    is_long: bool = False
 
 
 @dataclass(frozen=True, slots=True)

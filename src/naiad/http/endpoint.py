@@ -123,6 +123,7 @@ class QueryEndpoint:
         self._house = house
         self._dialect = dialect
         self._access = operation.access
+        self._is_long = operation.is_long
         self._handle = handle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -135,7 +136,14 @@ class QueryEndpoint:
                 path_params=scope.get("path_params", {}),
                 caller=caller,
             )
-            await exchange.answer_json(await self._handle(self._house.service, call))
+            await exchange.answer_json(await self._value(exchange, call))
+
+    async def _value(self, exchange: Exchange, call: Call) -> Any:
+        if not self._is_long:
+            return await self._handle(self._house.service, call)
+        line = Line(exchange)
+        async with ClientWatch(exchange, line, 0, self._house.stalled_s):
+            return await self._handle(self._house.service, call)
 
     async def _body(self, scope: Scope, receive: Receive) -> dict[str, Any]:
         if scope["method"] in {"GET", "HEAD"}:

@@ -19,7 +19,8 @@ class Line:
 
     __slots__ = ("_exchange", "_formatter", "_send", "_time", "is_busy", "is_open", "last_write")
 
-    def __init__(self, exchange: Exchange, formatter: Formatter) -> None:
+    def __init__(self, exchange: Exchange, formatter: Formatter | None = None) -> None:
+        """formatter: None for an answer that will not be streamed."""
         self._exchange = exchange
         self._formatter = formatter
         self._send = exchange.send
@@ -30,6 +31,7 @@ class Line:
 
     async def begin(self) -> None:
         """Send the headers."""
+        assert self._formatter is not None
         await self._exchange.begin_stream(self._formatter.media)
         self.is_open = True
 
@@ -52,7 +54,8 @@ class Line:
 
     async def beat(self) -> None:
         """Send a heartbeat."""
-        await self.write(self._formatter.heartbeat())
+        if self._formatter is not None:
+            await self.write(self._formatter.heartbeat())
 
 
 class ClientWatch:

@@ -70,6 +70,13 @@ class Detokenize(Command, frozen=True, tag=True, array_like=True):
     special: bool = True
 
 
+class Embed(Command, frozen=True, tag=True, array_like=True):
+    """Ask for the embedding of a text or of token ids; answered by Embedded or CallFailed."""
+
+    call: int
+    prompt: str | list[int]
+
+
 class Shutdown(Command, frozen=True, tag=True, array_like=True):
     """Finish nothing, free everything, exit 0."""
 
@@ -184,12 +191,21 @@ class Detokenized(Event, frozen=True, tag=True, array_like=True):
     data: bytes
 
 
+class Embedded(Event, frozen=True, tag=True, array_like=True):
+    """Answer to Embed. vector: 32-bit floats, little-endian, of length 1; n_tokens: of the text."""
+
+    call: int
+    vector: bytes
+    n_tokens: int
+
+
 class CallFailed(Event, frozen=True, tag=True, array_like=True):
-    """Answer to Tokenize or Detokenize that could not be done. code: see naiad.errors."""
+    """Answer to a call that could not be done. code: see naiad.errors; details: its figures."""
 
     call: int
     code: str
     message: str
+    details: dict[str, Any] = {}
 
 
 class LogLine(Event, frozen=True, tag=True, array_like=True):
@@ -200,7 +216,7 @@ class LogLine(Event, frozen=True, tag=True, array_like=True):
     text: str
 
 
-AnyCommand = Submit | Abort | Tokenize | Detokenize | Shutdown
+AnyCommand = Submit | Abort | Tokenize | Detokenize | Embed | Shutdown
 AnyEvent = (
     Loading
     | Ready
@@ -211,6 +227,7 @@ AnyEvent = (
     | Progressed
     | Tokenized
     | Detokenized
+    | Embedded
     | CallFailed
     | LogLine
 )

@@ -25,6 +25,7 @@ from naiad.service.registry import Registry
 from naiad.types import (
     Caller,
     ChatPrompt,
+    EmbeddedText,
     GenerateRequest,
     Grammar,
     ModelInfo,
@@ -179,6 +180,16 @@ class Service:
         """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
         data = await self._engine.detokenize(ids, special=special)
         return data.decode("utf-8", errors="replace")
+
+    async def embed(
+        self, inputs: Sequence[str | tuple[int, ...]], model: str | None = None
+    ) -> list[EmbeddedText]:
+        """The embedding of each input. Chats keep their cache and go on meanwhile.
+
+        Raises ModelNotFound, EngineUnavailable, and what the engine refuses of any of them.
+        """
+        self._check_name(model, self._ready_model())
+        return [await self._engine.embed(one) for one in inputs]
 
     @property
     def has_reasoning(self) -> bool:

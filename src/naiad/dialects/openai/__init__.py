@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from naiad.dialects.base import Access, Backend, Call, Dialect, Operation
+from naiad.dialects.openai.embeddings import embed, rerank
 from naiad.dialects.openai.errors import error_body
 from naiad.dialects.openai.requests import parse_chat, parse_completion
 from naiad.errors import ModelNotFound
@@ -59,6 +60,9 @@ def _operations(prefix: str) -> tuple[Operation, ...]:
         Operation("GET", f"{prefix}/models/{{model_id:path}}", user, handle=show_model),
         Operation("POST", f"{prefix}/completions", user, parse=parse_completion),
         Operation("POST", f"{prefix}/chat/completions", user, parse=parse_chat),
+        Operation("POST", f"{prefix}/embeddings", user, handle=embed, is_long=True),
+        Operation("POST", f"{prefix}/rerank", user, handle=rerank),
+        Operation("POST", f"{prefix}/reranking", user, handle=rerank),
     )
 
 
