@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dialect_cases import CALLER, MODEL, FakeBackend, events, stream, whole
 from naiad.dialects.base import Access, Call, Parsed
-from naiad.dialects.openai import DIALECT, list_models, show_model
+from naiad.dialects.openai import DIALECT, list_models, quantisation_of, show_model
 from naiad.dialects.openai.errors import error_body
 from naiad.dialects.openai.formatter import ChatFormatter, Head, TextFormatter
 from naiad.dialects.openai.requests import parse_chat, parse_completion
@@ -397,16 +397,36 @@ async def test_models() -> None:
         4096,
         135,
     )
+    assert (await show_model(FakeBackend(), call(model_id="TINY.q4_1"))) == shown
+    assert shown["meta"]["quantization"] == "Q4_1"
     with pytest.raises(ModelNotFound, match="'org/other'"):
         await show_model(FakeBackend(), call(model_id="org/other"))
+
+
+@pytest.mark.parametrize(
+    ("name", "description", "quantisation"),
+    [
+        ("SmolLM2-135M-Instruct.Q4_1", "llama 135M Q4_1", "Q4_1"),
+        ("model-q4_k_m", "", "Q4_K_M"),
+        ("model.IQ4_XS", "", "IQ4_XS"),
+        ("my-model", "gemma3 270M Q8_0", "Q8_0"),
+        ("model-BF16", "", "BF16"),
+        ("Q-model", "llama 1B all F32", "F32"),
+        ("scripted", "", None),
+    ],
+)
+def test_a_models_quantisation(name: str, description: str, quantisation: str | None) -> None:
+    model = msgspec.structs.replace(MODEL, name=name, description=description)
+    assert quantisation_of(model) == quantisation
 
 
 def test_routes_have_aliases_without_the_prefix_and_all_need_the_key() -> None:
     routes = {(one.method, one.path) for one in DIALECT.operations}
     assert {(method, path.removeprefix("/v1")) for method, path in routes} <= routes
-    assert len(routes) == 14
+    assert len(routes) == 24
     assert {one.access for one in DIALECT.operations} == {Access.USER}
-    assert all((one.parse is None) != (one.handle is None) for one in DIALECT.operations)
+    ways = [(one.parse, one.plan, one.handle) for one in DIALECT.operations]
+    assert all(sum(way is not None for way in one) == 1 for one in ways)
 
 
 def test_choices_of_several_prompts_come_in_order_with_draws_of_their_own() -> None:

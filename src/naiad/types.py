@@ -339,7 +339,8 @@ StreamEvent = Started | Progress | TextDelta | ReasoningDelta | ToolCallDelta | 
 class Completion:
     """The fold of a whole stream: what a non-streamed answer is made of.
 
-    logprobs: of the text's tokens, if they were asked for. echo: as of Started.
+    logprobs: of the text's tokens, if they were asked for. echo: as of Started. n_reasoning: tokens
+    of the reasoning.
     """
 
     text: str
@@ -348,6 +349,7 @@ class Completion:
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     echo: str = ""
+    n_reasoning: int = 0
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):

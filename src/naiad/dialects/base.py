@@ -7,7 +7,7 @@ Formatters are pure: events in, framed bytes out. A whole answer is the fold of 
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from naiad.types import (
     Progress,
     ReasoningDelta,
     Started,
+    StreamEvent,
     TextDelta,
     ToolCallDelta,
 )
@@ -105,12 +106,14 @@ class Parsed:
     """A body that was understood. `ignored` are fields accepted without effect (logged once).
 
     others: further answers that the same body asks for; then the formatter is a ManyFormatter.
+    keep: awaited when the formatter has told the end, before the client is told.
     """
 
     request: GenerateRequest
     formatter: Formatter
     ignored: tuple[str, ...] = ()
     others: tuple[GenerateRequest, ...] = ()
+    keep: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,14 @@ class Immediate:
 
 
 @dataclass(frozen=True, slots=True)
+class Ongoing:
+    """A body whose answer is a stream that comes from elsewhere: framed bytes, each an event."""
+
+    frames: AsyncIterator[bytes]
+    media: Media = Media.SSE
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One plain request, free of HTTP machinery, as a Query handler sees it."""
 
@@ -128,6 +139,28 @@ class Call:
     query: Mapping[str, str]
     path_params: Mapping[str, str]
     caller: Caller
+
+
+class Documents(Protocol):
+    """Documents by key; each caller's key opens its own only."""
+
+    async def save(self, caller: Caller, key: str, data: bytes) -> None: ...
+
+    async def load(self, caller: Caller, key: str) -> bytes | None: ...
+
+    async def delete(self, caller: Caller, key: str) -> bool:
+        """True when there was one."""
+        ...
+
+
+class ApartWork(Protocol):
+    """A generation that runs by itself. subject: what it was started with."""
+
+    subject: Any
+
+    def changes(self) -> AsyncIterator[None]:
+        """Once now, then after each event, until it is done."""
+        ...
 
 
 class Backend(Protocol):
@@ -176,6 +209,34 @@ class Backend(Protocol):
         ...
 
     @property
+    def documents(self) -> Documents:
+        """What callers leave with the server."""
+        ...
+
+    async def start_apart(
+        self,
+        key: str,
+        subject: Any,
+        request: GenerateRequest,
+        caller: Caller,
+        take: Callable[[StreamEvent], None],
+        done: Callable[[], Awaitable[None]],
+    ) -> ApartWork:
+        """Run a request whether or not anybody waits for it, once the engine has accepted it.
+
+        take: is told each event. done: awaited after the last. Raises what refuses the request.
+        """
+        ...
+
+    def find_apart(self, caller: Caller, key: str) -> ApartWork | None:
+        """The work of that key, while it runs."""
+        ...
+
+    async def cancel_apart(self, caller: Caller, key: str) -> bool:
+        """End it and wait until it is done; False when it does not run."""
+        ...
+
+    @property
     def has_reasoning(self) -> bool:
         """True when the model's chat template shows how it marks its reasoning."""
         ...
@@ -188,13 +249,16 @@ class Backend(Protocol):
 #: Reads a body. Raises NaiadError (with the caller's field name as `param`).
 Parse = Callable[[Mapping[str, Any], ModelInfo], Parsed | Immediate]
 
+#: As Parse, for bodies that only the service can tell the meaning of.
+Plan = Callable[[Backend, Call], Awaitable[Parsed | Immediate | Ongoing]]
+
 #: Answers a plain request with a JSON value.
 Handle = Callable[[Backend, Call], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One route of a dialect: exactly one of `parse` (a generation) and `handle` (a query).
+    """One route of a dialect: exactly one of `parse` or `plan` (a generation), `handle` (a query).
 
     is_long: the query may take long, so it ends when its client hangs up.
     """
@@ -203,6 +267,7 @@ class Operation:
     path: str  # Starlette path syntax
     access: Access
     parse: Parse | None = None
+    plan: Plan | None = None
     handle: Handle | None = None
     is_long: bool = False
 

@@ -16,12 +16,11 @@ from starlette.types import Receive, Scope, Send
 from naiad.dialects.base import (
     Call,
     Dialect,
-    Formatter,
     Handle,
     Immediate,
     ManyFormatter,
+    Ongoing,
     Operation,
-    Parse,
     Parsed,
 )
 from naiad.errors import EngineFailed
@@ -29,7 +28,7 @@ from naiad.http.auth import Door
 from naiad.http.body import read_object
 from naiad.http.exchange import Exchange, answering_errors
 from naiad.http.many import failure, send_many, stream_many, told
-from naiad.http.watch import ClientWatch, Line
+from naiad.http.watch import ClientWatch, Line, Relayed
 from naiad.service.generate import Generation
 from naiad.service.service import Service
 from naiad.types import Caller, Finished, FinishReason, TextDelta
@@ -59,24 +58,46 @@ class House:
 class GenerationEndpoint:
     """Runs one kind of generation: reads a body, streams the answer or sends it whole."""
 
-    def __init__(self, house: House, dialect: Dialect, operation: Operation, parse: Parse) -> None:
+    def __init__(self, house: House, dialect: Dialect, operation: Operation) -> None:
         self._house = house
         self._dialect = dialect
         self._access = operation.access
-        self._parse = parse
+        self._parse = operation.parse
+        self._plan = operation.plan
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send, self._dialect)
         async with answering_errors(exchange):
             caller = self._house.door.admit(scope, self._access)
-            self._house.service.check_room()  # cheaper than reading what would be refused
-            body = await read_object(scope, receive, self._house.max_body_bytes)
-            parsed = self._parse(body, self._house.service.model)
+            body = {}
+            if scope["method"] != "GET":
+                self._house.service.check_room()  # cheaper than reading what would be refused
+                body = await read_object(scope, receive, self._house.max_body_bytes)
+            parsed = await self._read(body, scope, caller)
             if isinstance(parsed, Immediate):
                 await exchange.answer_json(parsed.value)
-                return
-            self._log_ignored(parsed)
-            await self._run(exchange, parsed, caller)
+            elif isinstance(parsed, Ongoing):
+                await self._relay(exchange, parsed)
+            else:
+                self._log_ignored(parsed)
+                await self._run(exchange, parsed, caller)
+
+    async def _read(
+        self, body: dict[str, Any], scope: Scope, caller: Caller
+    ) -> Parsed | Immediate | Ongoing:
+        service = self._house.service
+        if self._parse is not None:
+            return self._parse(body, service.model)
+        assert self._plan is not None
+        return await self._plan(service, _call(body, scope, caller))
+
+    async def _relay(self, exchange: Exchange, ongoing: Ongoing) -> None:
+        line = Line(exchange, Relayed(ongoing.media))
+        async with ClientWatch(exchange, line, self._house.heartbeat_s, self._house.stalled_s):
+            await line.begin()
+            async for frame in ongoing.frames:
+                await line.write(frame)
+            await line.end(b"")
 
     async def _run(self, exchange: Exchange, parsed: Parsed, caller: Caller) -> None:
         line = Line(exchange, parsed.formatter)
@@ -88,9 +109,9 @@ class GenerationEndpoint:
             self._house.service.generate(parsed.request, caller) as generation,
         ):
             if parsed.request.stream:
-                await _stream(generation, parsed.formatter, line)
+                await _stream(generation, parsed, line)
             else:
-                await _send_whole(generation, parsed.formatter, exchange)
+                await _send_whole(generation, parsed, exchange)
 
     async def _run_many(
         self, exchange: Exchange, line: Line, parsed: Parsed, caller: Caller
@@ -130,12 +151,7 @@ class QueryEndpoint:
         exchange = Exchange(scope, receive, send, self._dialect)
         async with answering_errors(exchange):
             caller = self._house.door.admit(scope, self._access)
-            call = Call(
-                body=await self._body(scope, receive),
-                query=dict(QueryParams(scope["query_string"])),
-                path_params=scope.get("path_params", {}),
-                caller=caller,
-            )
+            call = _call(await self._body(scope, receive), scope, caller)
             await exchange.answer_json(await self._value(exchange, call))
 
     async def _value(self, exchange: Exchange, call: Call) -> Any:
@@ -146,13 +162,14 @@ class QueryEndpoint:
             return await self._handle(self._house.service, call)
 
     async def _body(self, scope: Scope, receive: Receive) -> dict[str, Any]:
-        if scope["method"] in {"GET", "HEAD"}:
+        if scope["method"] in {"GET", "HEAD", "DELETE"}:
             return {}
         return await read_object(scope, receive, self._house.max_body_bytes)
 
 
-async def _stream(generation: Generation, formatter: Formatter, line: Line) -> None:
+async def _stream(generation: Generation, parsed: Parsed, line: Line) -> None:
     """Send headers, then each event as it comes, then the end, whatever it is."""
+    formatter = parsed.formatter
     await line.begin()
     try:
         await line.write(formatter.open(generation.started))
@@ -160,7 +177,10 @@ async def _stream(generation: Generation, formatter: Formatter, line: Line) -> N
             if isinstance(event, TextDelta):
                 await line.write(formatter.delta(event))
             elif isinstance(event, Finished):
-                await line.end(formatter.close(event))
+                end = formatter.close(event)
+                if parsed.keep is not None:
+                    await parsed.keep()
+                await line.end(end)
             else:
                 await line.write(told(formatter, event))
     except Exception:
@@ -169,9 +189,17 @@ async def _stream(generation: Generation, formatter: Formatter, line: Line) -> N
             await line.end(formatter.close(failure()))
 
 
-async def _send_whole(generation: Generation, formatter: Formatter, exchange: Exchange) -> None:
+async def _send_whole(generation: Generation, parsed: Parsed, exchange: Exchange) -> None:
     completion = await generation.whole()
     finished = completion.finished
     if finished.reason is FinishReason.ERROR:
         raise finished.error or EngineFailed("The engine failed on this request.")
-    await exchange.answer_json(formatter.whole(completion))
+    value = parsed.formatter.whole(completion)
+    if parsed.keep is not None:
+        await parsed.keep()
+    await exchange.answer_json(value)
+
+
+def _call(body: dict[str, Any], scope: Scope, caller: Caller) -> Call:
+    query = dict(QueryParams(scope["query_string"]))
+    return Call(body=body, query=query, path_params=scope.get("path_params", {}), caller=caller)

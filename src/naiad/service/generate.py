@@ -124,12 +124,14 @@ class Generation:
         reasoning: list[str] = []
         calls: list[ToolCall] = []
         logprobs: list[TokenLogprob] = []
+        n_reasoning = 0
         async for event in self:
             if isinstance(event, TextDelta):
                 parts.append(event.text)
                 logprobs += event.logprobs
             elif isinstance(event, ReasoningDelta):
                 reasoning.append(event.text)
+                n_reasoning += event.n_tokens
             elif isinstance(event, ToolCallDelta):
                 _add_to(calls, event)
             elif isinstance(event, Finished):
@@ -140,6 +142,7 @@ class Generation:
                     tuple(calls),
                     tuple(logprobs),
                     self.started.echo,
+                    n_reasoning,
                 )
         raise RuntimeError("the stream had been read to its end before")
 

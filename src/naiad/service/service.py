@@ -6,7 +6,7 @@ the context is entered; leaving the context, by whatever way, ends the engine's 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
 
@@ -19,6 +19,8 @@ from naiad.config import Config
 from naiad.errors import AdminRequired, EngineUnavailable, ModelNotFound, Unsupported
 from naiad.service import health
 from naiad.service.admission import Admission, tokens_in
+from naiad.service.apart import Apart, Work
+from naiad.service.documents import Documents
 from naiad.service.generate import Generation
 from naiad.service.perf import Perf
 from naiad.service.registry import Registry
@@ -31,6 +33,7 @@ from naiad.types import (
     ModelInfo,
     Progress,
     Prompt,
+    StreamEvent,
     TextPrompt,
 )
 
@@ -50,6 +53,7 @@ class Service:
 
     is_installed: tells whether a model of that name is in the models directory, so that asking for
         it is refused with a reason; by default none is.
+    documents: where what callers leave is kept; by default in memory.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Service:
         config: Config,
         renderer: TemplateRenderer,
         is_installed: Callable[[str], bool] = lambda _name: False,
+        documents: Documents | None = None,
     ) -> None:
         self._engine = engine
         self._config = config
@@ -66,6 +71,8 @@ class Service:
         self._admission = Admission(config.max_queue, config.max_queue_tokens)
         self._registry = Registry()
         self._perf = Perf()
+        self._apart = Apart(self.generate)
+        self._documents = documents or Documents()
 
     async def start(self) -> None:
         """Start the helpers and the engine; returns before the model is loaded."""
@@ -74,8 +81,10 @@ class Service:
 
     async def close(self) -> None:
         """End every stream with an error, stop the engine and the helpers. Safe to call twice."""
+        await self._apart.close()
         await self._engine.close()
         await self._renderer.close()
+        await self._documents.close()
 
     @property
     def is_ready(self) -> bool:
@@ -180,6 +189,31 @@ class Service:
         """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
         data = await self._engine.detokenize(ids, special=special)
         return data.decode("utf-8", errors="replace")
+
+    @property
+    def documents(self) -> Documents:
+        """What callers leave with the server."""
+        return self._documents
+
+    async def start_apart(
+        self,
+        key: str,
+        subject: Any,
+        request: GenerateRequest,
+        caller: Caller,
+        take: Callable[[StreamEvent], None],
+        done: Callable[[], Awaitable[None]],
+    ) -> Work:
+        """Run a request whether or not anybody waits for it; see service.apart."""
+        return await self._apart.start(key, subject, request, caller, take, done)
+
+    def find_apart(self, caller: Caller, key: str) -> Work | None:
+        """The work of that key of this caller, while it runs."""
+        return self._apart.find(caller, key)
+
+    async def cancel_apart(self, caller: Caller, key: str) -> bool:
+        """End it and wait until it is done; False when it does not run."""
+        return await self._apart.cancel(caller, key)
 
     async def embed(
         self, inputs: Sequence[str | tuple[int, ...]], model: str | None = None

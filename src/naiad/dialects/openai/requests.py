@@ -7,6 +7,7 @@ SillyTavern sends those to /v1/completions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from naiad.dialects.base import Parsed
@@ -50,6 +51,7 @@ DEFAULTS = SamplingParams(
 #: The first that is present counts. None of them present: up to the end of the context.
 MAX_TOKENS = (
     "max_completion_tokens",
+    "max_output_tokens",
     "max_tokens",
     "max_new_tokens",
     "max_length",
@@ -134,24 +136,10 @@ def _finish(
     without_effect: tuple[str, ...] = (),
 ) -> Parsed:
     n = read_n(fields, len(prompts))
-    is_streamed = fields.get(boolean, "stream") or False
-    request = GenerateRequest(
-        prompt=prompts[0],
-        sampling=with_logprobs(read_sampling(fields, model, DEFAULTS), fields),
-        max_tokens=read_max_tokens(fields, *MAX_TOKENS),
-        stop=read_stops(fields, *STOPS),
-        stream=is_streamed,
-        model=fields.get(short_text(MAX_MODEL_CHARS), "model") or None,
-        handle=read_handle(fields),
-        priority=read_priority(fields),
-        wants_progress=wants_progress(fields) and is_streamed,
-        grammar=read_grammar(fields),
-        shift_at_limit=fields.get(boolean, "context_shift") or False,
-        has_echo=formatter is TextFormatter and (fields.get(boolean, "echo") or False),
-    )
+    has_echo = formatter is TextFormatter and (fields.get(boolean, "echo") or False)
+    request = replace(read_request(fields, model, prompts[0], with_logprobs), has_echo=has_echo)
     options = read_object(fields, "stream_options")
     include_usage = options.get(boolean, "include_usage") or False
-    fields.find("max_context_length", "truncation_length", "num_ctx")  # the server's own holds
     first, *others = each_choice(request, prompts, n)
     return Parsed(
         request=first,
@@ -163,6 +151,30 @@ def _finish(
         ),
         ignored=ignored(fields) + listed(without_effect),
         others=tuple(others),
+    )
+
+
+def read_request(
+    fields: Fields,
+    model: ModelInfo,
+    prompt: Prompt,
+    with_logprobs: Callable[[SamplingParams, Fields], SamplingParams],
+) -> GenerateRequest:
+    """What the generation bodies of the API have in common."""
+    is_streamed = fields.get(boolean, "stream") or False
+    fields.find("max_context_length", "truncation_length", "num_ctx")  # the server's own holds
+    return GenerateRequest(
+        prompt=prompt,
+        sampling=with_logprobs(read_sampling(fields, model, DEFAULTS), fields),
+        max_tokens=read_max_tokens(fields, *MAX_TOKENS),
+        stop=read_stops(fields, *STOPS),
+        stream=is_streamed,
+        model=fields.get(short_text(MAX_MODEL_CHARS), "model") or None,
+        handle=read_handle(fields),
+        priority=read_priority(fields),
+        wants_progress=wants_progress(fields) and is_streamed,
+        grammar=read_grammar(fields),
+        shift_at_limit=fields.get(boolean, "context_shift") or False,
     )
 
 
