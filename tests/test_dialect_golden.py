@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -21,6 +22,7 @@ from naiad.dialects.kobold.formatter import KoboldFormatter
 from naiad.dialects.ollama.formatter import ChatFormatter as OllamaChat
 from naiad.dialects.ollama.formatter import GenerateFormatter
 from naiad.dialects.openai.formatter import ChatFormatter, Head, TextFormatter
+from naiad.dialects.openai.responses.formatter import ResponsesFormatter
 from naiad.types import (
     Completion,
     Finished,
@@ -134,6 +136,35 @@ def with_logprobs() -> bytes:
     return b"".join(parts)
 
 
+def responses() -> bytes:
+    """Every scenario, and all channels, as the Responses API tells them."""
+    where = "naiad.dialects.openai.responses.formatter"
+    shown = {"background": False, "store": True, "tools": []}
+    parts: list[bytes] = []
+    ends = {name: (tuple(map(_text, pieces)), end) for name, (pieces, end) in SCENARIOS.items()}
+    ends["channels"] = (CHANNELS, Finished(FinishReason.STOP, USAGE, n_tool_calls=2))
+    with (
+        mock.patch(f"{where}.secrets.token_hex", lambda n: "0" * n),
+        mock.patch(f"{where}.time.time", lambda: 1700000000),
+    ):
+        for name, (deltas, finished) in ends.items():
+            made = ResponsesFormatter("tiny.Q4_1", shown)
+            parts += [f"=== {name}\n".encode(), made.open(Started(7))]
+            parts += [_told(made, delta) for delta in deltas]
+            parts.append(made.close(finished))
+        completion = Completion("One moment.", finished, "Let me see.\u2028", CALLS, n_reasoning=3)
+        whole = ResponsesFormatter("tiny.Q4_1", shown).whole(completion)
+    return b"".join([*parts, b"=== channels, whole\n", to_json(whole), b"\n"])
+
+
+def _text(piece: str) -> CallEvent:
+    return TextDelta(piece, 1)
+
+
+def test_responses_are_golden() -> None:
+    assert responses() == (GOLDEN / "openai-responses.txt").read_bytes()
+
+
 def test_choices_and_logprobs_are_golden() -> None:
     assert with_logprobs() == (GOLDEN / "openai-choices.txt").read_bytes()
 
@@ -154,3 +185,4 @@ if __name__ == "__main__":
         (GOLDEN / f"{each}.txt").write_bytes(written(each))
     (GOLDEN / "channels.txt").write_bytes(channelled())
     (GOLDEN / "openai-choices.txt").write_bytes(with_logprobs())
+    (GOLDEN / "openai-responses.txt").write_bytes(responses())
