@@ -194,6 +194,9 @@ async def test_a_conversation_goes_on_from_what_was_kept() -> None:
         assert caught.value.param == "previous_response_id"
         kept = await openai_.responses.create(model="m", input="x", previous_response_id=second.id)
         assert kept.status == "completed"
+        async with httpx.AsyncClient() as plain_client:
+            answer = await plain_client.head(f"{running.url}/v1/responses/{kept.id}")
+        assert answer.status_code == 200
 
 
 async def test_input_items_come_in_pages() -> None:

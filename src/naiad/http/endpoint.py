@@ -70,7 +70,7 @@ class GenerationEndpoint:
         async with answering_errors(exchange):
             caller = self._house.door.admit(scope, self._access)
             body = {}
-            if scope["method"] != "GET":
+            if scope["method"] not in {"GET", "HEAD"}:
                 self._house.service.check_room()  # cheaper than reading what would be refused
                 body = await read_object(scope, receive, self._house.max_body_bytes)
             parsed = await self._read(body, scope, caller)
