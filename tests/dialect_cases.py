@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from naiad.dialects.base import Formatter
+from naiad.dialects.base import ApartWork, Documents, Formatter
 from naiad.errors import EngineFailed
 from naiad.types import (
     Caller,
     Completion,
+    EmbeddedText,
     EngineSettings,
     Finished,
     FinishReason,
@@ -106,6 +107,25 @@ class FakeBackend:
 
     def perf(self) -> Mapping[str, Any]:
         return self.counters
+
+    @property
+    def documents(self) -> Documents:
+        raise NotImplementedError
+
+    async def start_apart(self, *_: Any) -> ApartWork:
+        raise NotImplementedError
+
+    def find_apart(self, caller: Caller, key: str) -> ApartWork | None:
+        return None
+
+    async def cancel_apart(self, caller: Caller, key: str) -> bool:
+        return False
+
+    async def embed(
+        self, inputs: Sequence[str | tuple[int, ...]], model: str | None = None
+    ) -> list[EmbeddedText]:
+        self.asked.append((inputs, model))
+        return [EmbeddedText(b"\0" * 16, len(one)) for one in inputs]
 
     @property
     def has_reasoning(self) -> bool:

@@ -63,8 +63,9 @@ def failing(stream: FakeStream) -> None:
 class House:
     """A running server: its engine, its port, and what it was asked."""
 
-    def __init__(self, engine: FakeEngine, port: int) -> None:
+    def __init__(self, engine: FakeEngine, service: Service, port: int) -> None:
         self.engine = engine
+        self.service = service
         self.url = f"http://127.0.0.1:{port}"
         self.closing = AsyncExitStack()
 
@@ -93,6 +94,7 @@ async def house(
     settings = Config(max_queue=2, **config)
     service = Service(engine, settings, JsonRenderer())
     async with serving(build_app(service, settings), service) as port:
-        running = House(engine, port)
+        running = House(engine, service, port)
         async with running.closing:
             yield running
+        await service.close()

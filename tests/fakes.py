@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,21 +14,30 @@ from typing import Any
 from naiad.client.base import EngineState, EngineStatus, Job, TokenBatch
 from naiad.config import Config
 from naiad.dialects.base import Access, Backend, Call, Dialect, Formatter, Media, Operation, Parsed
-from naiad.errors import EngineFailed, EngineUnavailable, InvalidRequest, NaiadError
+from naiad.errors import (
+    ContextExceeded,
+    EngineFailed,
+    EngineUnavailable,
+    InvalidRequest,
+    NaiadError,
+)
 from naiad.service.service import Service
 from naiad.types import (
     Caller,
     ChatPrompt,
     Completion,
+    EmbeddedText,
     EngineSettings,
     Finished,
     FinishReason,
     GenerateRequest,
+    Likely,
     ModelInfo,
     Progress,
     Started,
     TextDelta,
     TextPrompt,
+    TokenLogprob,
 )
 
 MODEL = ModelInfo(name="fake", n_vocab=256, engine=EngineSettings(parallel=2, n_ctx=100))
@@ -43,6 +54,7 @@ class FakeStream:
         self.is_ended = False
         self.most_merged = 0
         self._tokens: list[int] = []
+        self._told: list[TokenLogprob] = []
         self._data = b""
         self._end: tuple[FinishReason | None, NaiadError | None] = (None, None)
         self._progress: Progress | None = None
@@ -53,8 +65,12 @@ class FakeStream:
         self._news.set()
 
     def put(self, text: str | bytes, n_tokens: int = 1) -> None:
-        self._data += text.encode() if isinstance(text, str) else text
+        data = text.encode() if isinstance(text, str) else text
+        self._data += data
         self._tokens += [7] * n_tokens
+        if (n_top := self.job.sampling.n_logprobs) >= 0:
+            top = (Likely(7, data, -0.5), Likely(8, b"</s>", -math.inf))[:n_top]
+            self._told.append(TokenLogprob(7, data, -0.5, top))
         self.most_merged = max(self.most_merged, len(self._tokens))
         self._news.set()
 
@@ -70,8 +86,9 @@ class FakeStream:
         progress, self._progress = self._progress, None
         if progress is not None and not self._tokens and not self.is_ended:
             return TokenBatch((), b"", progress=progress)
-        batch = TokenBatch(tuple(self._tokens), self._data, 1, *self._end)
-        self._tokens, self._data = [], b""
+        told = tuple(self._told)
+        batch = TokenBatch(tuple(self._tokens), self._data, 1, *self._end, logprobs=told)
+        self._tokens, self._data, self._told = [], b"", []
         return batch
 
 
@@ -135,6 +152,15 @@ class FakeEngine:
 
     async def detokenize(self, ids: list[int], *, special: bool = True) -> bytes:
         return bytes(ids)
+
+    async def embed(self, prompt: str | tuple[int, ...]) -> EmbeddedText:
+        if prompt == "refuse":
+            raise ContextExceeded("too long", n_prompt_tokens=9, n_ctx=4)
+        await self.gate.wait()
+        numbers = (3.0, 4.0, float(len(prompt)), 0.0)
+        length = math.hypot(*numbers)
+        vector = struct.pack("<4f", *(number / length for number in numbers))
+        return EmbeddedText(vector, len(prompt))
 
     async def close(self) -> None:
         self.is_closed = True

@@ -18,7 +18,7 @@ from naiad.client.base import EngineState, EngineStatus, Job, TokenBatch
 from naiad.testing.exact import check_exact
 from naiad.testing.scripted import encode, expected_tokens
 from naiad.testing.words import decode_token
-from naiad.types import FinishReason, ModelInfo, SamplingParams
+from naiad.types import EmbeddedText, FinishReason, ModelInfo, SamplingParams
 
 SLEEP_TURNS = 3
 SAMPLING = SamplingParams()
@@ -96,6 +96,9 @@ class PolledEngine:
 
     async def detokenize(self, ids: list[int], *, special: bool = True) -> bytes:
         return b"".join(map(decode_token, ids))
+
+    async def embed(self, prompt: str | tuple[int, ...]) -> EmbeddedText:
+        return EmbeddedText(b"", 0)
 
     async def close(self) -> None:
         await asyncio.gather(*self._tasks)

@@ -149,7 +149,7 @@ async def test_progress_of_a_prompt_only_grows_and_ends_with_the_first_token(
     await engine.start()
     await engine.wait_ready()
     try:
-        prompt = script(["prefill", 50], ["emit", 5])
+        prompt = script(["prefill", 50, 0.002], ["emit", 5])
         stream = await engine.submit(asking(prompt))
         n_done, n_tokens = list[int](), 0
         while True:

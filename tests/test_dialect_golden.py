@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -20,13 +22,16 @@ from naiad.dialects.kobold.formatter import KoboldFormatter
 from naiad.dialects.ollama.formatter import ChatFormatter as OllamaChat
 from naiad.dialects.ollama.formatter import GenerateFormatter
 from naiad.dialects.openai.formatter import ChatFormatter, Head, TextFormatter
+from naiad.dialects.openai.responses.formatter import ResponsesFormatter
 from naiad.types import (
     Completion,
     Finished,
     FinishReason,
+    Likely,
     ReasoningDelta,
     Started,
     TextDelta,
+    TokenLogprob,
     ToolCall,
     ToolCallDelta,
 )
@@ -104,6 +109,66 @@ def test_reasoning_and_calls_are_golden() -> None:
     assert channelled() == (GOLDEN / "channels.txt").read_bytes()
 
 
+#: "é" in two tokens, then one that might have been the end.
+LOGPROBS = (
+    TokenLogprob(5, b"Hi", -0.25, (Likely(5, b"Hi", -0.25), Likely(2, b"</s>", -1.5))),
+    TokenLogprob(6, b"\xc3", -2.0, (Likely(9, b"\xff", -0.5), Likely(6, b"\xc3", -2.0))),
+    TokenLogprob(7, b"\xa9!", -math.inf, (Likely(2, b"</s>", -0.5), Likely(8, b"?", -0.75))),
+)
+
+
+def with_logprobs() -> bytes:
+    """Two choices, each with logprobs, in both forms."""
+    finished = Finished(FinishReason.STOP, USAGE)
+    deltas = [TextDelta("Hi", 1, LOGPROBS[:1]), TextDelta("é!", 2, LOGPROBS[1:])]
+    parts: list[bytes] = []
+    for form in (ChatFormatter, TextFormatter):
+        made = form(HEAD, include_usage=True, has_logprobs=True, n_per_prompt=2)
+        parts.append(f"=== {form.__name__}, streamed\n".encode())
+        for part in (made.part(0), made.part(1)):
+            parts.append(part.open(Started(7, echo="Say: " if form is TextFormatter else "")))
+            parts += [part.delta(delta) for delta in deltas]
+            parts.append(part.close(finished))
+        parts.append(made.close_all([finished, finished]))
+        parts.append(f"=== {form.__name__}, whole\n".encode())
+        one = Completion("Hié!", finished, logprobs=LOGPROBS)
+        parts.append(to_json(made.whole_all([one, one])) + b"\n\n")
+    return b"".join(parts)
+
+
+def responses() -> bytes:
+    """Every scenario, and all channels, as the Responses API tells them."""
+    where = "naiad.dialects.openai.responses.formatter"
+    shown = {"background": False, "store": True, "tools": []}
+    parts: list[bytes] = []
+    ends = {name: (tuple(map(_text, pieces)), end) for name, (pieces, end) in SCENARIOS.items()}
+    ends["channels"] = (CHANNELS, Finished(FinishReason.STOP, USAGE, n_tool_calls=2))
+    with (
+        mock.patch(f"{where}.secrets.token_hex", lambda n: "0" * n),
+        mock.patch(f"{where}.time.time", lambda: 1700000000),
+    ):
+        for name, (deltas, finished) in ends.items():
+            made = ResponsesFormatter("tiny.Q4_1", shown)
+            parts += [f"=== {name}\n".encode(), made.open(Started(7))]
+            parts += [_told(made, delta) for delta in deltas]
+            parts.append(made.close(finished))
+        completion = Completion("One moment.", finished, "Let me see.\u2028", CALLS, n_reasoning=3)
+        whole = ResponsesFormatter("tiny.Q4_1", shown).whole(completion)
+    return b"".join([*parts, b"=== channels, whole\n", to_json(whole), b"\n"])
+
+
+def _text(piece: str) -> CallEvent:
+    return TextDelta(piece, 1)
+
+
+def test_responses_are_golden() -> None:
+    assert responses() == (GOLDEN / "openai-responses.txt").read_bytes()
+
+
+def test_choices_and_logprobs_are_golden() -> None:
+    assert with_logprobs() == (GOLDEN / "openai-choices.txt").read_bytes()
+
+
 @pytest.mark.parametrize("name", FORMATTERS)
 def test_heartbeats_are_what_clients_skip(name: str) -> None:
     beat = FORMATTERS[name]().heartbeat()
@@ -119,3 +184,5 @@ if __name__ == "__main__":
     for each in FORMATTERS:
         (GOLDEN / f"{each}.txt").write_bytes(written(each))
     (GOLDEN / "channels.txt").write_bytes(channelled())
+    (GOLDEN / "openai-choices.txt").write_bytes(with_logprobs())
+    (GOLDEN / "openai-responses.txt").write_bytes(responses())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dialect_cases import CALLER, MODEL, FakeBackend, events, stream, whole
 from naiad.dialects.base import Access, Call, Parsed
-from naiad.dialects.openai import DIALECT, list_models, show_model
+from naiad.dialects.openai import DIALECT, list_models, quantisation_of, show_model
 from naiad.dialects.openai.errors import error_body
 from naiad.dialects.openai.formatter import ChatFormatter, Head, TextFormatter
 from naiad.dialects.openai.requests import parse_chat, parse_completion
@@ -179,14 +180,13 @@ def test_template_arguments() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("n", 2),
         ("best_of", 3),
         ("echo", True),
         ("suffix", "end"),
     ],
 )
 def test_what_would_change_the_answer_is_refused_by_name(field: str, value: Any) -> None:
-    for parse in (chat, completion):
+    for parse in (chat, completion) if field != "echo" else (chat,):
         with pytest.raises(Unsupported, match=f"'{field}' is not supported") as caught:
             parse(**{field: value})
         assert (caught.value.param, caught.value.status) == (field, 400)
@@ -267,7 +267,7 @@ def test_fields_without_effect_are_listed() -> None:
     parsed = chat(
         tools=tools, tool_choice="auto", logprobs=True, top_logprobs=5, user="me", store=None
     )
-    assert parsed.ignored == ("logprobs", "top_logprobs", "user")
+    assert parsed.ignored == ("user",)
     turns = [{"role": "assistant", "content": None, "tool_calls": []}, {**HI[0], "mood": "good"}]
     assert chat(messages=turns).ignored == ("messages[].mood",)
 
@@ -292,8 +292,9 @@ def test_prompts(prompt: Any, expected: Any) -> None:
         (None, "'prompt' is missing"),
         (5, "must be a string or a list of token ids, not a number"),
         ({}, "must be a string or a list of token ids, not an object"),
-        (["a", "b"], "holds 2 prompts; send one prompt per request"),
-        ([[1], [2]], "holds 2 prompts"),
+        (["a"] * 65, "holds 65 prompts; at most 64"),
+        (["a", 1], "each is a string or a list of token ids, not a number"),
+        ([[1], ["a"]], "token ids from 0 to 999"),
         ([], "empty list"),
         ([[]], "empty list"),
         ([1, 1000], "token ids from 0 to 999"),
@@ -396,13 +397,86 @@ async def test_models() -> None:
         4096,
         135,
     )
+    assert (await show_model(FakeBackend(), call(model_id="TINY.q4_1"))) == shown
+    assert shown["meta"]["quantization"] == "Q4_1"
     with pytest.raises(ModelNotFound, match="'org/other'"):
         await show_model(FakeBackend(), call(model_id="org/other"))
+
+
+@pytest.mark.parametrize(
+    ("name", "description", "quantisation"),
+    [
+        ("SmolLM2-135M-Instruct.Q4_1", "llama 135M Q4_1", "Q4_1"),
+        ("model-q4_k_m", "", "Q4_K_M"),
+        ("model.IQ4_XS", "", "IQ4_XS"),
+        ("my-model", "gemma3 270M Q8_0", "Q8_0"),
+        ("model-BF16", "", "BF16"),
+        ("Q-model", "llama 1B all F32", "F32"),
+        ("scripted", "", None),
+    ],
+)
+def test_a_models_quantisation(name: str, description: str, quantisation: str | None) -> None:
+    model = msgspec.structs.replace(MODEL, name=name, description=description)
+    assert quantisation_of(model) == quantisation
 
 
 def test_routes_have_aliases_without_the_prefix_and_all_need_the_key() -> None:
     routes = {(one.method, one.path) for one in DIALECT.operations}
     assert {(method, path.removeprefix("/v1")) for method, path in routes} <= routes
-    assert len(routes) == 8
+    assert len(routes) == 24
     assert {one.access for one in DIALECT.operations} == {Access.USER}
-    assert all((one.parse is None) != (one.handle is None) for one in DIALECT.operations)
+    ways = [(one.parse, one.plan, one.handle) for one in DIALECT.operations]
+    assert all(sum(way is not None for way in one) == 1 for one in ways)
+
+
+def test_choices_of_several_prompts_come_in_order_with_draws_of_their_own() -> None:
+    parsed = completion(prompt=["a", [1, 2]], n=2, seed=7, logprobs=0)
+    requests = [parsed.request, *parsed.others]
+    assert [one.prompt for one in requests] == [TextPrompt("a")] * 2 + [TokenPrompt((1, 2))] * 2
+    assert [one.sampling.choice for one in requests] == [0, 1, 0, 1]
+    assert {one.sampling.seed for one in requests} == {7}
+    assert {one.sampling.n_logprobs for one in requests} == {0}
+    assert len({one.handle for one in requests}) == 1
+    assert requests[0].handle is not None
+    assert (chat(n=0).others, chat(n=1).others, chat().request.handle) == ((), (), None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"n": 17}, "'n' must be an integer from 0 to 16"),
+        ({"n": 16, "prompt": ["a"] * 5}, "at most 64 answers"),
+        ({"best_of": 3, "n": 2}, "'best_of' is not supported"),
+        ({"echo": True, "logprobs": 1}, "'echo' and 'logprobs' do not go together"),
+        ({"suffix": "x", "echo": True}, "'suffix' is not supported together with 'echo'"),
+        ({"logprobs": 21}, "'logprobs' must be an integer from 0 to 20"),
+    ],
+)
+def test_what_cannot_be_asked_of_completions(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        completion(**fields)
+    assert completion(best_of=2, n=2).request.sampling.choice == 0
+
+
+def test_a_suffix_is_filled_in_by_models_made_for_it() -> None:
+    filling = msgspec.structs.replace(MODEL, infill=("<P>", "<S>", "<M>"))
+    parsed = parse_completion({"prompt": "def f(", "suffix": "): pass"}, filling)
+    assert parsed.request.prompt == TextPrompt("<P>def f(<S>): pass<M>")
+    with pytest.raises(Unsupported, match="text, not token ids"):
+        parse_completion({"prompt": [1, 2], "suffix": "x"}, filling)
+
+
+def test_logprobs_as_chats_and_completions_ask_for_them() -> None:
+    def asked(parsed: Parsed) -> tuple[int, bool]:
+        return parsed.request.sampling.n_logprobs, parsed.request.sampling.logprobs_after
+
+    assert asked(chat(logprobs=True)) == (0, False)
+    assert asked(chat(logprobs=True, top_logprobs=20, post_sampling_probs=True)) == (20, True)
+    assert asked(chat(logprobs=False, top_logprobs=0)) == asked(chat()) == (-1, False)
+    assert asked(completion(logprobs=5)) == (5, False)
+    assert asked(completion(logprobs=True)) == (1, False)
+    assert asked(completion(logprobs=False)) == (-1, False)
+    with pytest.raises(InvalidRequest, match="'top_logprobs' tells how many"):
+        chat(top_logprobs=2)
+    with pytest.raises(InvalidRequest, match="from 0 to 20"):
+        chat(logprobs=True, top_logprobs=21)

@@ -35,6 +35,9 @@ def test_every_sampling_parameter_can_be_set() -> None:
         "text_bias",
         "banned_phrases",
         "order",
+        "choice",  # one of the answers of a body
+        "n_logprobs",  # what is told of, each dialect in its own words
+        "logprobs_after",
     }
     assert known == set(SamplingParams.__struct_fields__)
 

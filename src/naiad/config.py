@@ -86,6 +86,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_queue: int = 256
     max_queue_tokens: int = 1 << 20  # of prompts that wait to be computed: 256 of 4096 tokens
     max_body_bytes: int = 32 * 1024 * 1024
+    responses_file: str | None = None  # of stored responses; None: in the user's data folder
+    responses_most: int = 10_000  # stored responses; 0: none is kept
+    responses_days: int = 30  # how long they are kept
     heartbeat_s: float = 10.0
     stalled_s: float = 30.0  # a client that takes no byte of its stream for this long is gone
     max_connections_per_host: int = 256  # of one other machine; this one's own are not counted

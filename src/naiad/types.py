@@ -67,7 +67,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     bypass_eos: bool = False  # they may be chosen, but end nothing
     banned_phrases: tuple[str, ...] = ()  # never said, in any case; see naiad.engine.phrases
     order: tuple[str, ...] = ()  # stages that run, in this order; () is the engine's default
+    choice: int = 0  # which of several answers to one prompt this is; keys the draws with the seed
     seed: int = 0  # [0, 2**64): the key of the counter-based draws; the dialect draws one if unset
+    n_logprobs: int = -1  # how many of the likeliest tokens to tell of at each place; below 0: none
+    logprobs_after: bool = False  # of what the samplers left, not of the model's own distribution
 
 
 class Grammar(msgspec.Struct, frozen=True, array_like=True):
@@ -176,6 +179,7 @@ class GenerateRequest:
         else it ends with LENGTH.
     wants_progress: Progress events may come before the first text.
     grammar: what the answer must follow; None for free text.
+    has_echo: the prompt's text comes before the answer.
     """
 
     prompt: Prompt
@@ -189,6 +193,15 @@ class GenerateRequest:
     wants_progress: bool = False
     shift_at_limit: bool = False
     grammar: Grammar | None = None
+    has_echo: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedText:
+    """A text's embedding: 32-bit floats, little-endian, of length 1; and the tokens of the text."""
+
+    vector: bytes
+    n_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +224,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The engine has accepted the request. Always the first event; headers may follow it."""
+    """The engine has accepted the request. Always the first event; headers may follow it.
+
+    echo: the text of the prompt, for requests that want it before the answer.
+    """
 
     n_prompt: int
+    echo: str = ""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -233,18 +250,48 @@ class Progress(msgspec.Struct, frozen=True):
     prompt_s: float = 0.0
 
 
+class Likely(msgspec.Struct, frozen=True, array_like=True):
+    """A token that might have stood somewhere.
+
+    data: its bytes; of a control token, the name that it is written with. logprob: ln of its
+    probability there, at most 0; minus infinity for one that was impossible.
+    """
+
+    token: int
+    data: bytes
+    logprob: float
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """How likely a token of an answer was, and what else was likely in its place.
+
+    data: its bytes in the text, so none for a control token. top: the likeliest tokens there, best
+    first, as many as were asked for; the token itself may be among them.
+    """
+
+    token: int
+    data: bytes
+    logprob: float
+    top: tuple[Likely, ...] = ()
+
+
 class TextDelta(msgspec.Struct, frozen=True):  # a struct, since one is made for every token
-    """New text, valid Unicode, never empty. One delta may carry several tokens."""
+    """New text, valid Unicode, never empty. One delta may carry several tokens.
+
+    logprobs: if they were asked for, those of the tokens whose text begins in this delta.
+    """
 
     text: str
     n_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class ReasoningDelta(msgspec.Struct, frozen=True):
-    """New text of the model's reasoning, never empty."""
+    """New text of the model's reasoning, never empty. logprobs: as of TextDelta."""
 
     text: str
     n_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True):
@@ -290,12 +337,19 @@ StreamEvent = Started | Progress | TextDelta | ReasoningDelta | ToolCallDelta | 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The fold of a whole stream: what a non-streamed answer is made of."""
+    """The fold of a whole stream: what a non-streamed answer is made of.
+
+    logprobs: of the text's tokens, if they were asked for. echo: as of Started. n_reasoning: tokens
+    of the reasoning.
+    """
 
     text: str
     finished: Finished
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    echo: str = ""
+    n_reasoning: int = 0
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -326,8 +380,11 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int = 0
     n_ctx_train: int = 0
     n_vocab: int = 0
+    n_embd: int = 0  # numbers in an embedding
+    pooling: str = ""  # of embeddings: none, mean, cls, last, rank; "" if the file names none
     chat_template: str | None = None
     bos_token: str = ""
     eos_token: str = ""
     add_bos: bool = False
+    infill: tuple[str, str, str] | None = None  # tokens before a prefix, a suffix, what to fill in
     engine: EngineSettings = msgspec.field(default_factory=EngineSettings)

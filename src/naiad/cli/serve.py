@@ -25,6 +25,7 @@ from naiad.models.sources import STARTER
 
 if TYPE_CHECKING:
     from naiad.client.base import EngineClient
+    from naiad.service.documents import Documents
     from naiad.types import ModelInfo
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,13 @@ async def _run_server(config: Config, sock: socket.socket, new_key: str | None) 
     folder = models_dir(config.models_dir)
     engine = engine_from(config.engine)
     loaded = Path(config.engine.model)
-    service = Service(engine, config, Renderer(), lambda name: is_other(name, folder, loaded))
+    service = Service(
+        engine,
+        config,
+        Renderer(),
+        lambda name: is_other(name, folder, loaded),
+        _documents(config),
+    )
 
     async def announce() -> None:
         model = await wait_with_progress(engine, to_log=config.log_json)
@@ -102,6 +109,17 @@ def with_model(config: Config) -> Config:
     return msgspec.structs.replace(
         config, engine=msgspec.structs.replace(config.engine, model=str(path))
     )
+
+
+def _documents(config: Config) -> Documents:
+    """Where stored responses are kept; the file is made when there is one."""
+    import platformdirs
+
+    from naiad.service.documents import Bounds, Documents
+
+    file = config.responses_file or Path(platformdirs.user_data_dir("naiad")) / "responses.db"
+    bounds = Bounds(config.responses_most, config.responses_days)
+    return Documents(Path(file).expanduser() if config.responses_most else None, bounds)
 
 
 def with_tuning(config: Config) -> Config:

@@ -13,7 +13,15 @@ from typing import Protocol
 import msgspec
 
 from naiad.errors import NaiadError
-from naiad.types import FinishReason, Grammar, ModelInfo, Progress, SamplingParams
+from naiad.types import (
+    EmbeddedText,
+    FinishReason,
+    Grammar,
+    ModelInfo,
+    Progress,
+    SamplingParams,
+    TokenLogprob,
+)
 
 
 class EngineState(enum.StrEnum):
@@ -64,6 +72,7 @@ class TokenBatch(msgspec.Struct, frozen=True):  # a struct, since one is made fo
 
     finish is set on the last batch only, and then `error` too when finish is ERROR. A batch with
     `progress` holds nothing else, and none comes after the first with tokens.
+    logprobs: one for each of the tokens, if the job asks for them.
     """
 
     tokens: tuple[int, ...]
@@ -72,6 +81,7 @@ class TokenBatch(msgspec.Struct, frozen=True):  # a struct, since one is made fo
     finish: FinishReason | None = None
     error: NaiadError | None = None
     progress: Progress | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class TokenStream(Protocol):
@@ -124,6 +134,13 @@ class EngineClient(Protocol):
 
     async def detokenize(self, ids: list[int], *, special: bool = True) -> bytes:
         """The bytes of token ids. Raises InvalidRequest for an id outside the vocabulary."""
+        ...
+
+    async def embed(self, prompt: str | tuple[int, ...]) -> EmbeddedText:
+        """The embedding of a text or of token ids; streams go on meanwhile.
+
+        Raises ContextExceeded, InvalidRequest, Unsupported, EngineUnavailable.
+        """
         ...
 
     async def close(self) -> None:

@@ -33,7 +33,7 @@ from naiad.errors import (
 )
 from naiad.ipc.channel import FrameRefused
 from naiad.ipc.messages import Abort, Submit
-from naiad.types import ModelInfo
+from naiad.types import EmbeddedText, ModelInfo
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +163,10 @@ class SocketEngine:
     async def detokenize(self, ids: list[int], *, special: bool = True) -> bytes:
         """See EngineClient.detokenize. Raises EngineUnavailable, InvalidRequest."""
         return await self._require_ready().detokenize(ids, special)
+
+    async def embed(self, prompt: str | tuple[int, ...]) -> EmbeddedText:
+        """See EngineClient.embed."""
+        return await self._require_ready().embed(prompt)
 
     async def close(self) -> None:
         """End every stream with an error and stop the worker: politely, and after 4 s by force."""

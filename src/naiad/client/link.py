@@ -22,6 +22,8 @@ from naiad.ipc.messages import (
     CallFailed,
     Detokenize,
     Detokenized,
+    Embed,
+    Embedded,
     Event,
     LoadFailed,
     Loading,
@@ -34,7 +36,7 @@ from naiad.ipc.messages import (
     Tokenize,
     Tokenized,
 )
-from naiad.types import ModelInfo
+from naiad.types import EmbeddedText, ModelInfo
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +103,9 @@ class Link:
             LoadFailed: self._on_load_failed,
             Tokenized: lambda event: self._on_answer(event.call, event.ids),
             Detokenized: lambda event: self._on_answer(event.call, event.data),
+            Embedded: lambda event: self._on_answer(
+                event.call, EmbeddedText(event.vector, event.n_tokens)
+            ),
             CallFailed: self._on_call_failed,
             LogLine: _log_line,
         }
@@ -138,6 +143,12 @@ class Link:
         data: bytes = await self._call(Detokenize(next(self._call_numbers), ids, special))
         return data
 
+    async def embed(self, prompt: str | tuple[int, ...]) -> EmbeddedText:
+        """See EngineClient."""
+        sent = prompt if isinstance(prompt, str) else list(prompt)
+        found: EmbeddedText = await self._call(Embed(next(self._call_numbers), sent))
+        return found
+
     def shut_down(self) -> None:
         """Tell the worker to end, now or as soon as it is connected."""
         self._is_shutting_down = True
@@ -160,7 +171,7 @@ class Link:
         code = await handle.reap(REAP_S)
         return Death(_describe_exit(code), code, self._ready_at, self._load_failure)
 
-    async def _call(self, command: Tokenize | Detokenize) -> Any:
+    async def _call(self, command: Tokenize | Detokenize | Embed) -> Any:
         answer = asyncio.get_running_loop().create_future()
         self._calls[command.call] = answer
         try:
@@ -208,7 +219,7 @@ class Link:
     def _on_call_failed(self, event: CallFailed) -> None:
         call = self._calls.get(event.call)
         if call is not None and not call.done():
-            call.set_exception(from_code(event.code, event.message))
+            call.set_exception(from_code(event.code, event.message, event.details))
 
 
 def _log_line(event: LogLine) -> None:

@@ -13,7 +13,10 @@ from collections import deque
 from naiad.client.base import Job, TokenBatch
 from naiad.errors import Cancelled, EngineFailed, NaiadError, from_code
 from naiad.ipc.messages import StreamItem
-from naiad.types import FinishReason, Progress
+from naiad.types import FinishReason, Progress, TokenLogprob
+
+#: Tokens that no reader has taken yet, their bytes and logprobs.
+Waiting = tuple[list[int], bytes, list[TokenLogprob]]
 
 #: Steps that a reader may be behind before what waits for it is merged.
 MERGE_BEYOND = 64
@@ -45,7 +48,7 @@ class Stream:
         self.next_seq = 0
         self.is_accepted = False
         self.is_ended = False
-        self._backlog: deque[tuple[list[int], bytes]] = deque()
+        self._backlog: deque[Waiting] = deque()
         self._is_end_taken = False
         self._cached = 0
         self._progress: Progress | None = None  # told while there is nothing else to tell
@@ -66,7 +69,7 @@ class Stream:
         self.emitted += item.tokens
         self._cached = item.n_cached or self._cached
         if item.tokens or item.data:
-            self._backlog.append((item.tokens, item.data))
+            self._backlog.append((item.tokens, item.data, item.logprobs or []))
             if len(self._backlog) > MERGE_BEYOND:
                 self._merge()
             self._wake()
@@ -109,17 +112,20 @@ class Stream:
         return TokenBatch((), b"", progress=progress)
 
     def _take(self) -> TokenBatch:
-        tokens, data = self._backlog.popleft() if self._backlog else ([], b"")
+        tokens, data, likely = self._backlog.popleft() if self._backlog else ([], b"", [])
+        logprobs = tuple(likely)
         if self._backlog or not self.is_ended:
-            return TokenBatch(tuple(tokens), data, self._cached)
+            return TokenBatch(tuple(tokens), data, self._cached, logprobs=logprobs)
         self._is_end_taken = True
-        return TokenBatch(tuple(tokens), data, self._cached, self._finish, self._error)
+        end, error = self._finish, self._error
+        return TokenBatch(tuple(tokens), data, self._cached, end, error, logprobs=logprobs)
 
     def _merge(self) -> None:
-        tokens = [token for part, _ in self._backlog for token in part]
-        data = b"".join(part for _, part in self._backlog)
+        tokens = [token for part, _, _ in self._backlog for token in part]
+        data = b"".join(part for _, part, _ in self._backlog)
+        logprobs = [one for _, _, part in self._backlog for one in part]
         self._backlog.clear()
-        self._backlog.append((tokens, data))
+        self._backlog.append((tokens, data, logprobs))
 
     def _wake(self) -> None:
         if self._waiter is not None:

@@ -7,7 +7,7 @@ Formatters are pure: events in, framed bytes out. A whole answer is the fold of 
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,12 +15,14 @@ from naiad.errors import NaiadError
 from naiad.types import (
     Caller,
     Completion,
+    EmbeddedText,
     Finished,
     GenerateRequest,
     ModelInfo,
     Progress,
     ReasoningDelta,
     Started,
+    StreamEvent,
     TextDelta,
     ToolCallDelta,
 )
@@ -82,13 +84,36 @@ class Formatter(Protocol):
         ...
 
 
+class ManyFormatter(Formatter, Protocol):
+    """Also writes several answers to one body. As for one, but each with its own part, and
+    `close_all` once when all parts are closed; after a part that failed it is not called."""
+
+    def part(self, index: int) -> Formatter:
+        """The formatter of that answer, 0 for the first; its `close` does not end the stream."""
+        ...
+
+    def close_all(self, ends: Sequence[Finished]) -> bytes:
+        """The end of all."""
+        ...
+
+    def whole_all(self, completions: Sequence[Completion]) -> Any:
+        """The JSON value of a non-streamed answer."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A body that was understood. `ignored` are fields accepted without effect (logged once)."""
+    """A body that was understood. `ignored` are fields accepted without effect (logged once).
+
+    others: further answers that the same body asks for; then the formatter is a ManyFormatter.
+    keep: awaited when the formatter has told the end, before the client is told.
+    """
 
     request: GenerateRequest
     formatter: Formatter
     ignored: tuple[str, ...] = ()
+    others: tuple[GenerateRequest, ...] = ()
+    keep: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +124,14 @@ class Immediate:
 
 
 @dataclass(frozen=True, slots=True)
+class Ongoing:
+    """A body whose answer is a stream that comes from elsewhere: framed bytes, each an event."""
+
+    frames: AsyncIterator[bytes]
+    media: Media = Media.SSE
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One plain request, free of HTTP machinery, as a Query handler sees it."""
 
@@ -106,6 +139,28 @@ class Call:
     query: Mapping[str, str]
     path_params: Mapping[str, str]
     caller: Caller
+
+
+class Documents(Protocol):
+    """Documents by key; each caller's key opens its own only."""
+
+    async def save(self, caller: Caller, key: str, data: bytes) -> None: ...
+
+    async def load(self, caller: Caller, key: str) -> bytes | None: ...
+
+    async def delete(self, caller: Caller, key: str) -> bool:
+        """True when there was one."""
+        ...
+
+
+class ApartWork(Protocol):
+    """A generation that runs by itself. subject: what it was started with."""
+
+    subject: Any
+
+    def changes(self) -> AsyncIterator[None]:
+        """Once now, then after each event, until it is done."""
+        ...
 
 
 class Backend(Protocol):
@@ -144,6 +199,43 @@ class Backend(Protocol):
         """Counters: see service.perf for the names."""
         ...
 
+    async def embed(
+        self, inputs: Sequence[str | tuple[int, ...]], model: str | None = None
+    ) -> list[EmbeddedText]:
+        """The embedding of each text or list of token ids. model: as the caller named it.
+
+        Raises ContextExceeded, InvalidRequest, Unsupported, ModelNotFound.
+        """
+        ...
+
+    @property
+    def documents(self) -> Documents:
+        """What callers leave with the server."""
+        ...
+
+    async def start_apart(
+        self,
+        key: str,
+        subject: Any,
+        request: GenerateRequest,
+        caller: Caller,
+        take: Callable[[StreamEvent], None],
+        done: Callable[[], Awaitable[None]],
+    ) -> ApartWork:
+        """Run a request whether or not anybody waits for it, once the engine has accepted it.
+
+        take: is told each event. done: awaited after the last. Raises what refuses the request.
+        """
+        ...
+
+    def find_apart(self, caller: Caller, key: str) -> ApartWork | None:
+        """The work of that key, while it runs."""
+        ...
+
+    async def cancel_apart(self, caller: Caller, key: str) -> bool:
+        """End it and wait until it is done; False when it does not run."""
+        ...
+
     @property
     def has_reasoning(self) -> bool:
         """True when the model's chat template shows how it marks its reasoning."""
@@ -157,19 +249,27 @@ class Backend(Protocol):
 #: Reads a body. Raises NaiadError (with the caller's field name as `param`).
 Parse = Callable[[Mapping[str, Any], ModelInfo], Parsed | Immediate]
 
+#: As Parse, for bodies that only the service can tell the meaning of.
+Plan = Callable[[Backend, Call], Awaitable[Parsed | Immediate | Ongoing]]
+
 #: Answers a plain request with a JSON value.
 Handle = Callable[[Backend, Call], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One route of a dialect: exactly one of `parse` (a generation) and `handle` (a query)."""
+    """One route of a dialect: exactly one of `parse` or `plan` (a generation), `handle` (a query).
+
+    is_long: the query may take long, so it ends when its client hangs up.
+    """
 
     method: str
     path: str  # Starlette path syntax
     access: Access
     parse: Parse | None = None
+    plan: Plan | None = None
     handle: Handle | None = None
+    is_long: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from naiad.errors import ContextExceeded, InvalidRequest, Unsupported
 from naiad.types import ChatMessage, ModelInfo, TextPrompt, TokenPrompt
 
 MAX_ROLE_CHARS = 64
+MAX_PROMPTS = 64
 
 #: OpenAI's newer name; chat templates know the older one.
 _ROLES = {"developer": "system"}
@@ -33,6 +34,22 @@ def read_prompt(fields: Fields, model: ModelInfo) -> TextPrompt | TokenPrompt:
     if isinstance(value, list):
         return _token_prompt(name, value, model)
     raise wrong_kind(name, "a string or a list of token ids", value)
+
+
+def read_prompts(fields: Fields, model: ModelInfo) -> list[TextPrompt | TokenPrompt]:
+    """`prompt`: a string, a list of token ids, or a list of up to 64 such prompts."""
+    name, value = fields.find("prompt")
+    if not isinstance(value, list) or not value or not isinstance(value[0], str | list):
+        return [read_prompt(fields, model)]
+    if len(value) > MAX_PROMPTS:
+        raise InvalidRequest(
+            f"'{name}' holds {len(value)} prompts; at most {MAX_PROMPTS} fit in one request.",
+            param=name,
+        )
+    for one in value:
+        if not isinstance(one, str | list):
+            raise wrong_kind(name, "a list of which each is a string or a list of token ids", one)
+    return [read_prompt(Fields({name: [one]}), model) for one in value]
 
 
 def _token_prompt(name: str, value: list[Any], model: ModelInfo) -> TokenPrompt:

@@ -149,5 +149,24 @@ class CompilesGrammars(Protocol):
         ...
 
 
+@runtime_checkable
+class Embeds(Protocol):
+    """A backend that makes embeddings. One thread at a time, beside all others."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def embed(self, tokens: list[int]) -> bytes:
+        """The vector of these tokens: 32-bit floats, little-endian, of length 1.
+
+        Raises ContextExceeded, InvalidRequest, Unsupported, EngineUnavailable.
+        """
+        ...
+
+    def close_embedder(self) -> None:
+        """Free what it took. Safe to call twice."""
+        ...
+
+
 #: Loads an engine; the callback takes the progress, 0 to 1. Raises ModelFileError.
 Loader = Callable[[Callable[[float], None]], EngineBackend]

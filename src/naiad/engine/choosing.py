@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from naiad.engine.executor import Executor
+from naiad.engine.logprobs import Scribe
 from naiad.engine.sampling import BatchSampler, Sampler
 from naiad.engine.sequence import Sequence
 from naiad.engine.voice import Said, TokenTable, Voice
+from naiad.native.sampler import Candidates
 
 __all__ = ["CaughtUp", "Chooser", "Said", "TokenTable"]
 
@@ -33,6 +35,7 @@ class Chooser:
         self._can_shift = can_shift
         self._voices: dict[int, Voice] = {}
         self._batch = BatchSampler(vocab.n_tokens)
+        self._scratch: Candidates | None = None  # of the scribes, once there is one
 
     @property
     def uids(self) -> set[int]:
@@ -50,10 +53,23 @@ class Chooser:
             self._vocab.eog,
             sequence.tokens,
             self._vocab.piece,
+            choice=sequence.job.sampling.choice,
         )
         may_shift = self._can_shift and sequence.job.shift_at_limit
-        voice = Voice(sequence, sampler, self._vocab, self._n_ctx, may_shift=may_shift)
+        scribe = self._scribe_for(sequence)
+        voice = Voice(
+            sequence, sampler, self._vocab, self._n_ctx, may_shift=may_shift, scribe=scribe
+        )
         self._voices[sequence.uid] = voice
+
+    def _scribe_for(self, sequence: Sequence) -> Scribe | None:
+        params = sequence.job.sampling
+        if params.n_logprobs < 0:
+            return None
+        if self._scratch is None:
+            self._scratch = Candidates(self._vocab.n_tokens)
+        is_after = params.logprobs_after
+        return Scribe(self._vocab, params.n_logprobs, self._scratch, is_after=is_after)
 
     def forget(self, uid: int) -> None:
         if voice := self._voices.pop(uid, None):
@@ -64,10 +80,13 @@ class Chooser:
         said = [Said([]) for _ in caught_up]
         voices = [self._voices[c.sequence.uid] for c in caught_up]
         n_before = [len(c.sequence.tokens) for c in caught_up]
+        rows = [self._executor.logits(c.run, len(c.draft)) for c in caught_up]
+        for voice, row in zip(voices, rows, strict=True):
+            voice.sees(row)
         free = [i for i, voice in enumerate(voices) if not voice.force(said[i])]
         tokens = self._batch.choose(
             [voices[i].sampler for i in free],
-            [self._executor.logits(caught_up[i].run, len(caught_up[i].draft)) for i in free],
+            [rows[i] for i in free],
             [caught_up[i].sequence.position for i in free],
             [voices[i].mask() for i in free],
         )
@@ -90,6 +109,8 @@ class Chooser:
             if said.finish or said.is_rewound or said.n_drafted != len(new):
                 return
             row = self._executor.logits(caught_up.run, len(draft) - len(new))
+            if voice.sees(row) and voice.force(said):
+                continue
             position = sequence.position
             [token] = self._batch.choose([voice.sampler], [row], [position], [voice.mask()])
             voice.take(token, said)

@@ -28,9 +28,11 @@ from naiad.errors import (
     InvalidRequest,
     ModelFileError,
     SelfTestFailed,
+    Unsupported,
 )
 from naiad.native import library
 from naiad.native.context import Context, ContextParams
+from naiad.native.embedder import Embedder
 from naiad.native.model import Model
 from naiad.native.vocab import Vocab
 from naiad.types import EngineSettings, Grammar, ModelInfo
@@ -54,18 +56,12 @@ class LlamaBackend:
     core: EngineCore
     model: Model
     grammars: GrammarCompiler
+    embedder: Embedder
     store: DiskCache[State] | None = None
 
     def check(self, prompt: list[int], max_tokens: int | None) -> int:
         n_ctx, n = self.info.engine.n_ctx, len(prompt)
-        if n == 0:
-            raise InvalidRequest("the prompt is empty: at least one token is needed")
-        for token in prompt:
-            if not 0 <= token < self.tokenizer.n_tokens:
-                raise InvalidRequest(
-                    f"token id {token} is outside this model's vocabulary, "
-                    f"0 to {self.tokenizer.n_tokens - 1}"
-                )
+        self._check_ids(prompt)
         if n >= n_ctx:
             raise ContextExceeded(
                 f"the prompt has {n} tokens, but the context holds {n_ctx} "
@@ -75,6 +71,33 @@ class LlamaBackend:
             )
         left = n_ctx - n
         return left if max_tokens is None else min(max_tokens, left)
+
+    def _check_ids(self, prompt: list[int]) -> None:
+        if not prompt:
+            raise InvalidRequest("the prompt is empty: at least one token is needed")
+        for token in prompt:
+            if not 0 <= token < self.tokenizer.n_tokens:
+                raise InvalidRequest(
+                    f"token id {token} is outside this model's vocabulary, "
+                    f"0 to {self.tokenizer.n_tokens - 1}"
+                )
+
+    def embed(self, tokens: list[int]) -> bytes:
+        """See `naiad.engine.base.Embeds`."""
+        n_ctx, n = self.info.engine.n_ctx, len(tokens)
+        self._check_ids(tokens)
+        if n > n_ctx:
+            raise ContextExceeded(
+                f"the input has {n} tokens, but the context holds {n_ctx}",
+                n_prompt_tokens=n,
+                n_ctx=n_ctx,
+            )
+        if self.info.pooling == "rank":
+            raise Unsupported("this model ranks texts and makes no embeddings")
+        return self.embedder.embed(tokens).astype("<f4").tobytes()
+
+    def close_embedder(self) -> None:
+        self.embedder.close()
 
     def cached_grammar(self, grammar: Grammar) -> Follower | None:
         return self.grammars.cached(grammar)
@@ -174,7 +197,8 @@ def _build(config: EngineConfig, model: Model, gpu_layers: int, free_before: int
         context.close()  # before its model, and before another try needs the memory
         raise
     grammars = GrammarCompiler(model.vocab)
-    return LlamaBackend(info, model.vocab, core, model, grammars, store)
+    embedder = Embedder(model, context.params, model.pooling)
+    return LlamaBackend(info, model.vocab, core, model, grammars, embedder, store)
 
 
 def _fit(
@@ -329,6 +353,9 @@ def _describe(
         bos_token=vocab.text_of(vocab.bos),
         eos_token=vocab.text_of(vocab.eos),
         add_bos=vocab.add_bos,
+        infill=vocab.infill,
+        n_embd=model.n_embd,
+        pooling=model.pooling,
         engine=EngineSettings(
             threads=context.params.threads,
             flash_attention=context.params.flash_attention,

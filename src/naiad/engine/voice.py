@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from naiad.engine.grammar.follower import Follower
+from naiad.engine.logprobs import Scribe
 from naiad.engine.phrases import PhraseWatch, automaton
 from naiad.engine.sampling import NO_TOKEN, Sampler
 from naiad.engine.sampling.sampler import Mask
 from naiad.engine.sequence import Sequence
 from naiad.errors import EngineFailed, InvalidRequest
-from naiad.types import FinishReason
+from naiad.native.sampler import Logits
+from naiad.types import FinishReason, TokenLogprob
 
 #: Times that a stream goes back without a token that is safe to send in between. Then it ends.
 MOST_REWINDS = 200
@@ -34,6 +36,8 @@ class Said:
 
     error, code: why, when it is an error; see naiad.errors.
 
+    logprobs: one for each token, where the stream asks for them.
+
     n_drafted: of the draft, the first tokens that were chosen. is_rewound: earlier tokens were
     taken back, so the sequence's cells may reach too far.
     """
@@ -45,6 +49,7 @@ class Said:
     code: str = EngineFailed.code
     n_drafted: int = 0
     is_rewound: bool = False
+    logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
 class Voice:
@@ -62,8 +67,11 @@ class Voice:
         n_ctx: int,
         *,
         may_shift: bool = False,
+        scribe: Scribe | None = None,
     ) -> None:
-        """n_ctx: tokens the sequence may have. may_shift: then the oldest are given up."""
+        """n_ctx: tokens the sequence may have. may_shift: then the oldest are given up.
+        scribe: of a stream that asks for logprobs.
+        """
         job = sequence.job
         self.sampler = sampler
         self.follower: Follower | None = job.follower
@@ -75,6 +83,8 @@ class Voice:
         self._watch = PhraseWatch(automaton(phrases)) if phrases else None
         self._banned: dict[int, set[int]] = {}  # position -> tokens that may not stand there
         self._held: list[int] = []
+        self._scribe = scribe
+        self._held_logprobs: list[TokenLogprob] = []  # of the held tokens
         self._n_rewinds = 0
 
     def mask(self) -> Mask | None:
@@ -93,8 +103,20 @@ class Voice:
         """A token was chosen, and with it those that the grammar lets nothing else follow."""
         if token == NO_TOKEN:
             self._give_up(said)
-        elif self._append(token, said) and self.follower is not None and said.finish is None:
+        elif self._append(token, said) and self.has_next_by_itself and said.finish is None:
             self.force(said)
+
+    @property
+    def has_next_by_itself(self) -> bool:
+        """Whether several tokens that the grammar forces may come at once: not where their logprobs
+        are wanted, which need the logits of each place."""
+        return self.follower is not None and self._scribe is None
+
+    def sees(self, row: Logits) -> bool:
+        """These logits are the next token's. True when this stream wants to be told of them."""
+        if self._scribe is not None:
+            self._scribe.row = row
+        return self._scribe is not None
 
     def force(self, said: Said) -> bool:
         """Say what the grammar leaves no choice about. False when there was no such token.
@@ -104,14 +126,16 @@ class Voice:
         if self.follower is None:
             return False
         n_before = len(self._sequence.tokens)
-        for token in self.follower.forced():
+        for token in self.follower.forced()[: None if self.has_next_by_itself else 1]:
             is_full = len(self._sequence.tokens) >= self._n_ctx
             is_banned = token in self._banned.get(self._sequence.position, ())
-            if is_full or is_banned or not self._append(token, said) or said.finish:
+            if is_full or is_banned or not self._append(token, said, is_forced=True):
+                break
+            if said.finish:
                 break
         return len(self._sequence.tokens) != n_before or said.is_rewound or bool(said.finish)
 
-    def _append(self, token: int, said: Said) -> bool:
+    def _append(self, token: int, said: Said, *, is_forced: bool = False) -> bool:
         """False when the token may not stand here after all, or with some before it."""
         if self.follower is not None and not self.follower.allows(token):
             self._banned.setdefault(self._sequence.position, set()).add(token)
@@ -121,6 +145,8 @@ class Voice:
         if self._watch is not None and (n := self._watch.feed(piece)):
             self._go_back(token, n, said)
             return False
+        if self._scribe is not None:
+            self._write_down(self._scribe, token, said, is_forced=is_forced)
         self.sampler.accept(token)
         self._sequence.tokens.append(token)
         if self._watch is None:
@@ -130,6 +156,12 @@ class Voice:
             self._held.append(token)
         self._find_end(token, is_end, said)
         return True
+
+    def _write_down(self, scribe: Scribe, token: int, said: Said, *, is_forced: bool) -> None:
+        mask = self.mask() if scribe.is_after and not is_forced else None
+        position = self._sequence.position
+        told = scribe.tell(self.sampler, token, position, mask, is_forced=is_forced)
+        (said.logprobs if self._watch is None else self._held_logprobs).append(told)
 
     def _find_end(self, token: int, is_end: bool, said: Said) -> None:
         sequence, job = self._sequence, self._sequence.job
@@ -182,7 +214,7 @@ class Voice:
             self.sampler.rewind(n_back)
             if self.follower is not None:
                 self.follower.rewind(n_back)
-            del tokens[-n_back:], self._held[-n_back:]
+            del tokens[-n_back:], self._held[-n_back:], self._held_logprobs[-n_back:]
             said.is_rewound = True
         self._banned = {at: ids for at, ids in self._banned.items() if at <= position}
         self._banned.setdefault(position, set()).add(first)
@@ -200,6 +232,8 @@ class Voice:
         if not n_safe:
             return
         said.tokens, self._held = self._held[:n_safe], self._held[n_safe:]
+        said.logprobs = self._held_logprobs[:n_safe]
+        del self._held_logprobs[:n_safe]
         vocab = self._vocab
         said.data = b"".join(vocab.piece(t) for t in said.tokens if t not in vocab.eog)
         self._n_rewinds = 0

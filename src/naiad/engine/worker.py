@@ -33,7 +33,16 @@ import msgspec
 
 from naiad.config import EngineConfig
 from naiad.engine.accepting import Accepting, deliberate
-from naiad.engine.base import CompilesGrammars, Core, CoreJob, EngineBackend, Loader, Wakes
+from naiad.engine.base import (
+    CompilesGrammars,
+    Core,
+    CoreJob,
+    Embeds,
+    EngineBackend,
+    Loader,
+    Wakes,
+)
+from naiad.engine.embedding import Embedding
 from naiad.engine.reporting import ProgressReporter
 from naiad.engine.saving import save
 from naiad.errors import EngineUnavailable, InternalError, NaiadError
@@ -44,6 +53,7 @@ from naiad.ipc.messages import (
     CallFailed,
     Detokenize,
     Detokenized,
+    Embed,
     LoadFailed,
     Loading,
     LogLine,
@@ -127,6 +137,9 @@ class Worker:
         # Bounded by the front's admission: one job and at most one abort per request in flight.
         self._queue: queue.SimpleQueue[CoreJob | Abort | Shutdown | _Wake] = queue.SimpleQueue()
         self._accepting = Accepting(self.channel, epoch, self._require_backend, self._queue.put)
+        self._embedding = Embedding(
+            epoch, self._require_backend, self.channel.send, self._call_failed
+        )
         self._inbox = threading.Thread(target=self._read_commands, name="naiad-inbox", daemon=True)
 
     def run(self) -> int:
@@ -228,7 +241,10 @@ class Worker:
         self.channel.shut()  # first: the front must not wait for a core that cannot be closed
         self._inbox.join()
         self._accepting.close()
+        self._embedding.close()
         if self._backend is not None:
+            if isinstance(self._backend, Embeds):
+                self._backend.close_embedder()
             self._backend.core.close()
             if isinstance(self._backend, CompilesGrammars):
                 self._backend.close_grammars()
@@ -262,6 +278,8 @@ class Worker:
                     self._queue.put(command)
             case Tokenize() | Detokenize():
                 self._answer(command)
+            case Embed():
+                self._embedding.put(command)
             case Shutdown():
                 self._shut_down()
 
@@ -283,9 +301,11 @@ class Worker:
         except OSError:
             raise
         except Exception as error:
-            failure = deliberate(error)
-            failed = CallFailed(self.epoch, command.call, failure.code, failure.message)
-            self.channel.send(failed)
+            self.channel.send(self._call_failed(command.call, error))
+
+    def _call_failed(self, call: int, error: Exception) -> CallFailed:
+        failure = deliberate(error)
+        return CallFailed(self.epoch, call, failure.code, failure.message, failure.details)
 
     def _call(self, command: Tokenize | Detokenize) -> Tokenized | Detokenized:
         tokenizer = self._require_backend().tokenizer

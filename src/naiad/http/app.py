@@ -87,11 +87,13 @@ class Nowhere:
 
 
 def _endpoint(house: House, dialect: Dialect, operation: Operation) -> ASGIApp:
-    if operation.parse is not None and operation.handle is None:
-        return GenerationEndpoint(house, dialect, operation, operation.parse)
-    if operation.handle is not None and operation.parse is None:
+    ways = (operation.parse, operation.plan, operation.handle)
+    if sum(way is not None for way in ways) != 1:
+        where = f"{operation.method} {operation.path}"
+        raise ValueError(f"{where} needs exactly one of parse, plan and handle")
+    if operation.handle is not None:
         return QueryEndpoint(house, dialect, operation, operation.handle)
-    raise ValueError(f"{operation.method} {operation.path} needs exactly one of parse and handle")
+    return GenerationEndpoint(house, dialect, operation)
 
 
 def _add(table: Table, method: str, path: str, access: object, endpoint: ASGIApp) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from starlette.datastructures import QueryParams
 from starlette.types import Receive, Scope, Send
@@ -16,30 +16,22 @@ from starlette.types import Receive, Scope, Send
 from naiad.dialects.base import (
     Call,
     Dialect,
-    Formatter,
     Handle,
     Immediate,
+    ManyFormatter,
+    Ongoing,
     Operation,
-    Parse,
     Parsed,
 )
-from naiad.errors import EngineFailed, InternalError
+from naiad.errors import EngineFailed
 from naiad.http.auth import Door
 from naiad.http.body import read_object
-from naiad.http.exchange import INTERNAL_MESSAGE, Exchange, answering_errors
-from naiad.http.watch import ClientWatch, Line
+from naiad.http.exchange import Exchange, answering_errors
+from naiad.http.many import failure, send_many, stream_many, told
+from naiad.http.watch import ClientWatch, Line, Relayed
 from naiad.service.generate import Generation
 from naiad.service.service import Service
-from naiad.types import (
-    Caller,
-    Finished,
-    FinishReason,
-    Progress,
-    ReasoningDelta,
-    TextDelta,
-    ToolCallDelta,
-    Usage,
-)
+from naiad.types import Caller, Finished, FinishReason, TextDelta
 
 log = logging.getLogger(__name__)
 
@@ -66,35 +58,74 @@ class House:
 class GenerationEndpoint:
     """Runs one kind of generation: reads a body, streams the answer or sends it whole."""
 
-    def __init__(self, house: House, dialect: Dialect, operation: Operation, parse: Parse) -> None:
+    def __init__(self, house: House, dialect: Dialect, operation: Operation) -> None:
         self._house = house
         self._dialect = dialect
         self._access = operation.access
-        self._parse = parse
+        self._parse = operation.parse
+        self._plan = operation.plan
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send, self._dialect)
         async with answering_errors(exchange):
             caller = self._house.door.admit(scope, self._access)
-            self._house.service.check_room()  # cheaper than reading what would be refused
-            body = await read_object(scope, receive, self._house.max_body_bytes)
-            parsed = self._parse(body, self._house.service.model)
+            body = {}
+            if scope["method"] not in {"GET", "HEAD"}:
+                self._house.service.check_room()  # cheaper than reading what would be refused
+                body = await read_object(scope, receive, self._house.max_body_bytes)
+            parsed = await self._read(body, scope, caller)
             if isinstance(parsed, Immediate):
                 await exchange.answer_json(parsed.value)
-                return
-            self._log_ignored(parsed)
-            await self._run(exchange, parsed, caller)
+            elif isinstance(parsed, Ongoing):
+                await self._relay(exchange, parsed)
+            else:
+                self._log_ignored(parsed)
+                await self._run(exchange, parsed, caller)
+
+    async def _read(
+        self, body: dict[str, Any], scope: Scope, caller: Caller
+    ) -> Parsed | Immediate | Ongoing:
+        service = self._house.service
+        if self._parse is not None:
+            return self._parse(body, service.model)
+        assert self._plan is not None
+        return await self._plan(service, _call(body, scope, caller))
+
+    async def _relay(self, exchange: Exchange, ongoing: Ongoing) -> None:
+        line = Line(exchange, Relayed(ongoing.media))
+        async with ClientWatch(exchange, line, self._house.heartbeat_s, self._house.stalled_s):
+            await line.begin()
+            async for frame in ongoing.frames:
+                await line.write(frame)
+            await line.end(b"")
 
     async def _run(self, exchange: Exchange, parsed: Parsed, caller: Caller) -> None:
         line = Line(exchange, parsed.formatter)
+        if parsed.others:
+            await self._run_many(exchange, line, parsed, caller)
+            return
         async with (
             ClientWatch(exchange, line, self._house.heartbeat_s, self._house.stalled_s),
             self._house.service.generate(parsed.request, caller) as generation,
         ):
             if parsed.request.stream:
-                await _stream(generation, parsed.formatter, line)
+                await _stream(generation, parsed, line)
             else:
-                await _send_whole(generation, parsed.formatter, exchange)
+                await _send_whole(generation, parsed, exchange)
+
+    async def _run_many(
+        self, exchange: Exchange, line: Line, parsed: Parsed, caller: Caller
+    ) -> None:
+        requests = (parsed.request, *parsed.others)
+        formatter = cast(ManyFormatter, parsed.formatter)
+        async with (
+            ClientWatch(exchange, line, self._house.heartbeat_s, self._house.stalled_s),
+            self._house.service.generate_all(requests, caller) as generations,
+        ):
+            if parsed.request.stream:
+                await stream_many(generations, formatter, line)
+            else:
+                await send_many(generations, formatter, exchange)
 
     def _log_ignored(self, parsed: Parsed) -> None:
         known = self._house.ignored
@@ -113,28 +144,32 @@ class QueryEndpoint:
         self._house = house
         self._dialect = dialect
         self._access = operation.access
+        self._is_long = operation.is_long
         self._handle = handle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send, self._dialect)
         async with answering_errors(exchange):
             caller = self._house.door.admit(scope, self._access)
-            call = Call(
-                body=await self._body(scope, receive),
-                query=dict(QueryParams(scope["query_string"])),
-                path_params=scope.get("path_params", {}),
-                caller=caller,
-            )
-            await exchange.answer_json(await self._handle(self._house.service, call))
+            call = _call(await self._body(scope, receive), scope, caller)
+            await exchange.answer_json(await self._value(exchange, call))
+
+    async def _value(self, exchange: Exchange, call: Call) -> Any:
+        if not self._is_long:
+            return await self._handle(self._house.service, call)
+        line = Line(exchange)
+        async with ClientWatch(exchange, line, 0, self._house.stalled_s):
+            return await self._handle(self._house.service, call)
 
     async def _body(self, scope: Scope, receive: Receive) -> dict[str, Any]:
-        if scope["method"] in {"GET", "HEAD"}:
+        if scope["method"] in {"GET", "HEAD", "DELETE"}:
             return {}
         return await read_object(scope, receive, self._house.max_body_bytes)
 
 
-async def _stream(generation: Generation, formatter: Formatter, line: Line) -> None:
+async def _stream(generation: Generation, parsed: Parsed, line: Line) -> None:
     """Send headers, then each event as it comes, then the end, whatever it is."""
+    formatter = parsed.formatter
     await line.begin()
     try:
         await line.write(formatter.open(generation.started))
@@ -142,30 +177,29 @@ async def _stream(generation: Generation, formatter: Formatter, line: Line) -> N
             if isinstance(event, TextDelta):
                 await line.write(formatter.delta(event))
             elif isinstance(event, Finished):
-                await line.end(formatter.close(event))
+                end = formatter.close(event)
+                if parsed.keep is not None:
+                    await parsed.keep()
+                await line.end(end)
             else:
-                await line.write(_rare(formatter, event))
+                await line.write(told(formatter, event))
     except Exception:
         log.exception("a stream failed")
         if line.is_open:
-            await line.end(formatter.close(_failure()))
+            await line.end(formatter.close(failure()))
 
 
-def _rare(formatter: Formatter, event: Progress | ReasoningDelta | ToolCallDelta) -> bytes:
-    if isinstance(event, ReasoningDelta):
-        return formatter.reasoning(event)
-    if isinstance(event, ToolCallDelta):
-        return formatter.tool_call(event)
-    return formatter.progress(event)
-
-
-async def _send_whole(generation: Generation, formatter: Formatter, exchange: Exchange) -> None:
+async def _send_whole(generation: Generation, parsed: Parsed, exchange: Exchange) -> None:
     completion = await generation.whole()
     finished = completion.finished
     if finished.reason is FinishReason.ERROR:
         raise finished.error or EngineFailed("The engine failed on this request.")
-    await exchange.answer_json(formatter.whole(completion))
+    value = parsed.formatter.whole(completion)
+    if parsed.keep is not None:
+        await parsed.keep()
+    await exchange.answer_json(value)
 
 
-def _failure() -> Finished:
-    return Finished(FinishReason.ERROR, Usage(), error=InternalError(INTERNAL_MESSAGE))
+def _call(body: dict[str, Any], scope: Scope, caller: Caller) -> Call:
+    query = dict(QueryParams(scope["query_string"]))
+    return Call(body=body, query=query, path_params=scope.get("path_params", {}), caller=caller)

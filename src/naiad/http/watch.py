@@ -9,9 +9,30 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
+from typing import Protocol
 
-from naiad.dialects.base import Formatter
+from naiad.dialects.base import Media
+from naiad.dialects.framing import SSE_PING
 from naiad.http.exchange import ClientGone, Exchange
+
+
+class Speaks(Protocol):
+    """What a line needs of a formatter."""
+
+    media: Media
+
+    def heartbeat(self) -> bytes: ...
+
+
+class Relayed:
+    """Of an event stream whose events come from elsewhere."""
+
+    def __init__(self, media: Media) -> None:
+        self.media = media
+
+    def heartbeat(self) -> bytes:
+        """A comment."""
+        return SSE_PING
 
 
 class Line:
@@ -19,7 +40,8 @@ class Line:
 
     __slots__ = ("_exchange", "_formatter", "_send", "_time", "is_busy", "is_open", "last_write")
 
-    def __init__(self, exchange: Exchange, formatter: Formatter) -> None:
+    def __init__(self, exchange: Exchange, formatter: Speaks | None = None) -> None:
+        """formatter: None for an answer that will not be streamed."""
         self._exchange = exchange
         self._formatter = formatter
         self._send = exchange.send
@@ -30,6 +52,7 @@ class Line:
 
     async def begin(self) -> None:
         """Send the headers."""
+        assert self._formatter is not None
         await self._exchange.begin_stream(self._formatter.media)
         self.is_open = True
 
@@ -52,7 +75,8 @@ class Line:
 
     async def beat(self) -> None:
         """Send a heartbeat."""
-        await self.write(self._formatter.heartbeat())
+        if self._formatter is not None:
+            await self.write(self._formatter.heartbeat())
 
 
 class ClientWatch:

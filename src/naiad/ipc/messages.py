@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from naiad.types import FinishReason, Grammar, ModelInfo, SamplingParams
+from naiad.types import FinishReason, Grammar, ModelInfo, SamplingParams, TokenLogprob
 
 
 class Command(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -68,6 +68,13 @@ class Detokenize(Command, frozen=True, tag=True, array_like=True):
     call: int
     ids: list[int]
     special: bool = True
+
+
+class Embed(Command, frozen=True, tag=True, array_like=True):
+    """Ask for the embedding of a text or of token ids; answered by Embedded or CallFailed."""
+
+    call: int
+    prompt: str | list[int]
 
 
 class Shutdown(Command, frozen=True, tag=True, array_like=True):
@@ -124,6 +131,7 @@ class StreamItem(msgspec.Struct, frozen=True, array_like=True):
         that settles none, because they may yet be taken back, has no item.
     finish: set on the last item only; n_cached: prompt tokens reused, meaningful from seq 0 on.
     error: (code, message) when finish is "error".
+    logprobs: one for each of the tokens, in streams that ask for them.
     """
 
     uid: int
@@ -133,6 +141,7 @@ class StreamItem(msgspec.Struct, frozen=True, array_like=True):
     finish: FinishReason | None = None
     n_cached: int = 0
     error: tuple[str, str] | None = None
+    logprobs: list[TokenLogprob] | None = None
 
 
 class StepDone(Event, frozen=True, tag=True, array_like=True):
@@ -182,12 +191,21 @@ class Detokenized(Event, frozen=True, tag=True, array_like=True):
     data: bytes
 
 
+class Embedded(Event, frozen=True, tag=True, array_like=True):
+    """Answer to Embed. vector: 32-bit floats, little-endian, of length 1; n_tokens: of the text."""
+
+    call: int
+    vector: bytes
+    n_tokens: int
+
+
 class CallFailed(Event, frozen=True, tag=True, array_like=True):
-    """Answer to Tokenize or Detokenize that could not be done. code: see naiad.errors."""
+    """Answer to a call that could not be done. code: see naiad.errors; details: its figures."""
 
     call: int
     code: str
     message: str
+    details: dict[str, Any] = {}
 
 
 class LogLine(Event, frozen=True, tag=True, array_like=True):
@@ -198,7 +216,7 @@ class LogLine(Event, frozen=True, tag=True, array_like=True):
     text: str
 
 
-AnyCommand = Submit | Abort | Tokenize | Detokenize | Shutdown
+AnyCommand = Submit | Abort | Tokenize | Detokenize | Embed | Shutdown
 AnyEvent = (
     Loading
     | Ready
@@ -209,6 +227,7 @@ AnyEvent = (
     | Progressed
     | Tokenized
     | Detokenized
+    | Embedded
     | CallFailed
     | LogLine
 )

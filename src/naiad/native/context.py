@@ -38,7 +38,10 @@ _OUTCOMES = {0: DecodeOutcome.DONE, 1: DecodeOutcome.NO_ROOM, 2: DecodeOutcome.A
 
 @dataclass(frozen=True, slots=True)
 class ContextParams:
-    """How a context is made. n_ctx: cells of the pool; n_batch, n_ubatch: tokens."""
+    """How a context is made. n_ctx: cells of the pool; n_batch, n_ubatch: tokens.
+
+    embeddings: the hidden states of tokens can be read as well, each for itself.
+    """
 
     n_ctx: int
     n_seq_max: int
@@ -48,6 +51,7 @@ class ContextParams:
     flash_attention: bool = True
     kv_type: str = "f16"
     kv_unified: bool = True
+    embeddings: bool = False
 
 
 class AbortFlag:
@@ -103,6 +107,9 @@ class Context:
         native.type_k = native.type_v = _KV_TYPES[params.kv_type]
         native.kv_unified = params.kv_unified
         native.swa_full = True  # cutting and sharing are exact only while the whole window is kept
+        native.embeddings = params.embeddings
+        if params.embeddings:
+            native.pooling_type = lib.LLAMA_POOLING_TYPE_NONE
         native.abort_callback = self.abort.callback
         native.abort_callback_data = self.abort.data
         return native

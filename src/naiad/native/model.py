@@ -138,6 +138,16 @@ class Model:
         )
 
     @property
+    def pooling(self) -> str:
+        """How the file says that embeddings are made of its hidden states: none, mean, cls, last or
+        rank; "" when it says nothing.
+        """
+        said = self.metadata(f"{self.metadata('general.architecture')}.pooling_type")
+        kinds = ("none", "mean", "cls", "last", "rank")
+        is_known = said is not None and said.isdigit() and int(said) < len(kinds)
+        return kinds[int(said or 0)] if is_known else ""
+
+    @property
     def description(self) -> str:
         buffer = ctypes.create_string_buffer(256)
         lib.llama_model_desc(self.handle, buffer, len(buffer))

@@ -14,6 +14,7 @@ from naiad.chat.output import CallEvent
 from naiad.client.base import TokenBatch, TokenStream
 from naiad.errors import EngineFailed, NaiadError
 from naiad.service.admission import Place
+from naiad.service.logprobs import Alignment, ChannelAlignment
 from naiad.service.registry import Entry
 from naiad.text import StreamText
 from naiad.types import (
@@ -25,6 +26,7 @@ from naiad.types import (
     Started,
     TextDelta,
     Timings,
+    TokenLogprob,
     ToolCall,
     ToolCallDelta,
     Usage,
@@ -41,12 +43,15 @@ class Generation:
 
     __slots__ = (
         "_abort",
+        "_alignment",
         "_began",
+        "_channel_alignment",
         "_channels",
         "_end",
         "_entry",
         "_first_text",
         "_is_over",
+        "_logprobs",
         "_n_cached",
         "_n_held",
         "_n_tokens",
@@ -67,12 +72,18 @@ class Generation:
         place: Place,
         abort: Callable[[int], None],
         channels: Channels | None = None,
+        *,
+        has_logprobs: bool = False,
+        echo: str = "",
     ) -> None:
-        self.started = Started(n_prompt=stream.n_prompt)
+        self.started = Started(n_prompt=stream.n_prompt, echo=echo)
         self.finished: Finished | None = None  # set as soon as the end is known
         self._stream = stream
         self._text = StreamText(stops)
         self._channels = channels
+        self._alignment = Alignment() if has_logprobs else None
+        self._channel_alignment = ChannelAlignment()
+        self._logprobs: tuple[TokenLogprob, ...] = ()  # of the text that was just released
         self._settled: deque[CallEvent] = deque()  # events of the channels, not yet handed out
         self._entry = entry
         self._place = place
@@ -112,15 +123,27 @@ class Generation:
         parts: list[str] = []
         reasoning: list[str] = []
         calls: list[ToolCall] = []
+        logprobs: list[TokenLogprob] = []
+        n_reasoning = 0
         async for event in self:
             if isinstance(event, TextDelta):
                 parts.append(event.text)
+                logprobs += event.logprobs
             elif isinstance(event, ReasoningDelta):
                 reasoning.append(event.text)
+                n_reasoning += event.n_tokens
             elif isinstance(event, ToolCallDelta):
                 _add_to(calls, event)
             elif isinstance(event, Finished):
-                return Completion("".join(parts), event, "".join(reasoning), tuple(calls))
+                return Completion(
+                    "".join(parts),
+                    event,
+                    "".join(reasoning),
+                    tuple(calls),
+                    tuple(logprobs),
+                    self.started.echo,
+                    n_reasoning,
+                )
         raise RuntimeError("the stream had been read to its end before")
 
     def close(self) -> None:
@@ -169,6 +192,10 @@ class Generation:
         elif batch.finish is not None:
             text += self._text.finish()
             self._finish_as(batch.finish, batch.error)
+        if self._alignment is not None:
+            for told in batch.logprobs:
+                self._alignment.begins(told)
+            self._logprobs = self._alignment.released(text)
         return text
 
     def _finish_as(self, reason: FinishReason, error: NaiadError | None) -> None:
@@ -198,22 +225,34 @@ class Generation:
     def _delta(self, text: str) -> TextDelta:
         self._note(text)
         n_tokens, self._n_held = self._n_held, 0
-        return TextDelta(text, n_tokens)
+        return TextDelta(text, n_tokens, self._logprobs)
 
     def _settle(self, text: str, channels: Channels) -> bool:
         """Tell the text's channels apart; True when there are events to hand out."""
         if text:
             self._note(text)
-            self._settled += channels.feed(text, self._n_held)
+            self._channel_alignment.begins(self._logprobs)
+            self._settle_events(channels.feed(text, self._n_held))
             if channels.is_over and self._end is None:
                 self._stop()
                 self._finish(FinishReason.STOP)
         if self._end is not None:
-            self._settled += channels.finish(self._n_held)
+            self._settle_events(channels.finish(self._n_held))
             self._end = self.finished = replace(self._end, n_tool_calls=channels.n_calls)
         if self._settled:
             self._n_held = 0
         return bool(self._settled)
+
+    def _settle_events(self, events: list[CallEvent]) -> None:
+        if self._alignment is None:
+            self._settled += events
+            return
+        for event in events:
+            if isinstance(event, TextDelta | ReasoningDelta):
+                told = self._channel_alignment.told(event.text)
+                self._settled.append(msgspec.structs.replace(event, logprobs=told))
+            else:
+                self._settled.append(event)
 
     def _note(self, text: str) -> None:
         if self._first_text is None:

@@ -6,8 +6,8 @@ the context is entered; leaving the context, by whatever way, ends the engine's 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
 
 import msgspec
@@ -19,17 +19,21 @@ from naiad.config import Config
 from naiad.errors import AdminRequired, EngineUnavailable, ModelNotFound, Unsupported
 from naiad.service import health
 from naiad.service.admission import Admission, tokens_in
+from naiad.service.apart import Apart, Work
+from naiad.service.documents import Documents
 from naiad.service.generate import Generation
 from naiad.service.perf import Perf
 from naiad.service.registry import Registry
 from naiad.types import (
     Caller,
     ChatPrompt,
+    EmbeddedText,
     GenerateRequest,
     Grammar,
     ModelInfo,
     Progress,
     Prompt,
+    StreamEvent,
     TextPrompt,
 )
 
@@ -49,6 +53,7 @@ class Service:
 
     is_installed: tells whether a model of that name is in the models directory, so that asking for
         it is refused with a reason; by default none is.
+    documents: where what callers leave is kept; by default in memory.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Service:
         config: Config,
         renderer: TemplateRenderer,
         is_installed: Callable[[str], bool] = lambda _name: False,
+        documents: Documents | None = None,
     ) -> None:
         self._engine = engine
         self._config = config
@@ -65,6 +71,8 @@ class Service:
         self._admission = Admission(config.max_queue, config.max_queue_tokens)
         self._registry = Registry()
         self._perf = Perf()
+        self._apart = Apart(self.generate)
+        self._documents = documents or Documents()
 
     async def start(self) -> None:
         """Start the helpers and the engine; returns before the model is loaded."""
@@ -73,8 +81,10 @@ class Service:
 
     async def close(self) -> None:
         """End every stream with an error, stop the engine and the helpers. Safe to call twice."""
+        await self._apart.close()
         await self._engine.close()
         await self._renderer.close()
+        await self._documents.close()
 
     @property
     def is_ready(self) -> bool:
@@ -138,13 +148,34 @@ class Service:
             place.counted(stream.n_prompt)
             channels = _channels(request.prompt, prompt, model)
             generation = Generation(
-                stream, request.stop, entry, place, self._engine.abort, channels
+                stream,
+                request.stop,
+                entry,
+                place,
+                self._engine.abort,
+                channels,
+                has_logprobs=request.sampling.n_logprobs >= 0,
+                echo=await self._text_of(prompt) if request.has_echo else "",
             )
             try:
                 yield generation
             finally:
                 generation.close()
                 self._record(generation, request.sampling.seed)
+
+    @asynccontextmanager
+    async def generate_all(
+        self, requests: Sequence[GenerateRequest], caller: Caller
+    ) -> AsyncIterator[list[Generation]]:
+        """As generate, for several that belong together: all of them run, or none is left behind.
+
+        Those with one prompt compute it once: the engine lets the later ones wait for it.
+        """
+        async with AsyncExitStack() as stack:
+            yield [
+                await stack.enter_async_context(self.generate(request, caller))
+                for request in requests
+            ]
 
     async def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
@@ -160,6 +191,41 @@ class Service:
         return data.decode("utf-8", errors="replace")
 
     @property
+    def documents(self) -> Documents:
+        """What callers leave with the server."""
+        return self._documents
+
+    async def start_apart(
+        self,
+        key: str,
+        subject: Any,
+        request: GenerateRequest,
+        caller: Caller,
+        take: Callable[[StreamEvent], None],
+        done: Callable[[], Awaitable[None]],
+    ) -> Work:
+        """Run a request whether or not anybody waits for it; see service.apart."""
+        return await self._apart.start(key, subject, request, caller, take, done)
+
+    def find_apart(self, caller: Caller, key: str) -> Work | None:
+        """The work of that key of this caller, while it runs."""
+        return self._apart.find(caller, key)
+
+    async def cancel_apart(self, caller: Caller, key: str) -> bool:
+        """End it and wait until it is done; False when it does not run."""
+        return await self._apart.cancel(caller, key)
+
+    async def embed(
+        self, inputs: Sequence[str | tuple[int, ...]], model: str | None = None
+    ) -> list[EmbeddedText]:
+        """The embedding of each input. Chats keep their cache and go on meanwhile.
+
+        Raises ModelNotFound, EngineUnavailable, and what the engine refuses of any of them.
+        """
+        self._check_name(model, self._ready_model())
+        return [await self._engine.embed(one) for one in inputs]
+
+    @property
     def has_reasoning(self) -> bool:
         """True when the model's chat template shows how it marks its reasoning."""
         return tags_of(self.model.chat_template) is not None
@@ -167,6 +233,9 @@ class Service:
     async def render_chat(self, request: GenerateRequest) -> str:
         """The prompt text that the chat template makes of a ChatPrompt; other text as it is."""
         prompt = await self._prompt(request.prompt, self.model)
+        return await self._text_of(prompt)
+
+    async def _text_of(self, prompt: str | tuple[int, ...]) -> str:
         return prompt if isinstance(prompt, str) else await self.detokenize(list(prompt))
 
     def abort(self, caller: Caller, handle: str | None) -> bool:

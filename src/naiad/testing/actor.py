@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import threading
@@ -15,8 +16,8 @@ from naiad.engine.base import CoreJob
 from naiad.errors import EngineFailed, InvalidRequest
 from naiad.ipc.channel import HEADER, MAX_FRAME_BYTES, WorkerChannel
 from naiad.ipc.messages import ProgressItem, StepDone, StreamItem
-from naiad.testing.words import BYTES, EOS, decode_token, key_of, length_of, word_at
-from naiad.types import FinishReason
+from naiad.testing.words import BYTES, EOS, N_VOCAB, decode_token, key_of, length_of, word_at
+from naiad.types import FinishReason, Likely, TokenLogprob
 
 #: What one moment of a script yields: token ids with their bytes, or seconds to pass.
 Piece = tuple[list[int], bytes]
@@ -59,6 +60,7 @@ class Actor:
         self._seq = 0
         self._place = 0  # of the next word
         self._left = job.max_tokens
+        self._n_logprobs = job.sampling.n_logprobs
         self._babble = 0  # items still to come after an abort
         self._error: tuple[str, str] | None = None
         script = script_of(job.prompt)
@@ -105,9 +107,19 @@ class Actor:
         finish: FinishReason | None = None,
         error: tuple[str, str] | None = None,
     ) -> StreamItem:
-        item = StreamItem(self.uid, self._seq, tokens, data, finish, 0, error)
+        told = [self._likely(token) for token in tokens] if self._n_logprobs >= 0 else None
+        item = StreamItem(self.uid, self._seq, tokens, data, finish, 0, error, told)
         self._seq += 1
         return item
+
+    def _likely(self, token: int) -> TokenLogprob:
+        """Every token has half of the probability, the next of the vocabulary a quarter, ..."""
+        others = [(token + i) % N_VOCAB for i in range(self._n_logprobs)]
+        top = tuple(
+            Likely(one, decode_token(one, special=True), math.log(2) * -(i + 1))
+            for i, one in enumerate(others)
+        )
+        return TokenLogprob(token, decode_token(token), -math.log(2), top)
 
     def _next_word(self) -> Piece:
         token = word_at(self._key, self._place)

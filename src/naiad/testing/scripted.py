@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 import os
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -36,6 +38,7 @@ from naiad.testing.words import (
     encode,
     expected_text,
     expected_tokens,
+    key_of,
     natural_length,
 )
 from naiad.types import EngineSettings, FinishReason, ModelInfo
@@ -55,6 +58,7 @@ logger = logging.getLogger(__name__)
 RATE_VARIABLE = "NAIAD_SCRIPTED_RATE"
 DEFAULT_RATE = 50.0
 DEFAULT_CTX = 8192
+N_EMBD = 8
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
@@ -95,6 +99,7 @@ class ScriptedBackend:
             architecture="scripted",
             n_ctx_train=self._n_ctx,
             n_vocab=N_VOCAB,
+            n_embd=N_EMBD,
             chat_template=TEMPLATE,
             eos_token=decode_token(EOS, special=True).decode(),
             engine=EngineSettings(
@@ -120,6 +125,18 @@ class ScriptedBackend:
         if max_tokens is not None and max_tokens < 1:
             raise InvalidRequest(f"max_tokens must be at least 1, not {max_tokens}")
         return room if max_tokens is None else min(room, max_tokens)
+
+    def embed(self, tokens: list[int]) -> bytes:
+        """See engine.base.Embeds: eight numbers that depend on all of the tokens."""
+        _check_ids(tokens)
+        if not tokens:
+            raise InvalidRequest("the prompt is empty: at least one token is needed")
+        numbers = [byte - 127.5 for byte in key_of(tokens)[:N_EMBD]]
+        length = math.hypot(*numbers)
+        return struct.pack(f"<{N_EMBD}f", *(number / length for number in numbers))
+
+    def close_embedder(self) -> None:
+        """There is nothing to free."""
 
     def attach(self, channel: WorkerChannel, epoch: int) -> None:
         """Take the raw channel, to break its rules when a script says so."""

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import UTC, datetime
 from typing import Any
 
 from naiad.dialects.base import Access, Backend, Call, Dialect, Operation
+from naiad.dialects.openai.embeddings import embed, rerank
 from naiad.dialects.openai.errors import error_body
 from naiad.dialects.openai.requests import parse_chat, parse_completion
+from naiad.dialects.openai.responses.routes import (
+    cancel,
+    create,
+    delete,
+    list_input,
+    retrieve,
+)
 from naiad.errors import ModelNotFound
 from naiad.types import ModelInfo
 
+_QUANTISATION = re.compile(
+    r"(?:^|[^A-Za-z0-9])(I?Q[1-8](?:_[A-Za-z0-9]+)*|T?Q\d_\d|MXFP4|B?F16|F32)(?![A-Za-z0-9])", re.I
+)
 _STARTED_AT = int(time.time())  # a model has no creation date that clients could use
 
 
@@ -26,9 +38,17 @@ async def show_model(backend: Backend, call: Call) -> Any:
     """GET /v1/models/{id}."""
     asked = call.path_params["model_id"]
     model = backend.model
-    if asked != model.name:
+    if asked.casefold() != model.name.casefold():  # as in requests
         raise ModelNotFound(f"The model {asked!a} is not loaded here.", param="model")
     return _model_object(model)
+
+
+def quantisation_of(model: ModelInfo) -> str | None:
+    """The type of its weights, e.g. Q4_K_M, as its name or llama.cpp's description of it says."""
+    for text in (model.name, model.description):
+        if found := _QUANTISATION.search(text):
+            return found[1].upper()
+    return None
 
 
 def _model_object(model: ModelInfo) -> dict[str, Any]:
@@ -48,6 +68,11 @@ def _model_object(model: ModelInfo) -> dict[str, Any]:
             "n_ctx_train": model.n_ctx_train,
             "n_params": model.n_params,
             "size": model.size_bytes,
+            "n_embd": model.n_embd,
+            "architecture": model.architecture,
+            "quantization": quantisation_of(model),
+            "description": model.description,
+            "slots": model.engine.parallel,
         },
     }
 
@@ -59,6 +84,16 @@ def _operations(prefix: str) -> tuple[Operation, ...]:
         Operation("GET", f"{prefix}/models/{{model_id:path}}", user, handle=show_model),
         Operation("POST", f"{prefix}/completions", user, parse=parse_completion),
         Operation("POST", f"{prefix}/chat/completions", user, parse=parse_chat),
+        Operation("POST", f"{prefix}/embeddings", user, handle=embed, is_long=True),
+        Operation("POST", f"{prefix}/responses", user, plan=create),
+        Operation("GET", f"{prefix}/responses/{{response_id}}", user, plan=retrieve),
+        Operation("DELETE", f"{prefix}/responses/{{response_id}}", user, handle=delete),
+        Operation("POST", f"{prefix}/responses/{{response_id}}/cancel", user, handle=cancel),
+        Operation(
+            "GET", f"{prefix}/responses/{{response_id}}/input_items", user, handle=list_input
+        ),
+        Operation("POST", f"{prefix}/rerank", user, handle=rerank),
+        Operation("POST", f"{prefix}/reranking", user, handle=rerank),
     )
 
 

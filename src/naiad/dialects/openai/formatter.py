@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from naiad.dialects.base import Formatter, Media
+from naiad.dialects.base import ManyFormatter, Media
 from naiad.dialects.framing import SSE_DONE, SSE_PING, Template, sse, to_line
 from naiad.dialects.openai.errors import error_body
+from naiad.dialects.openai.logprobs import TextLogprobs, chat_logprobs
 from naiad.dialects.progress import progress_of
 from naiad.errors import InternalError
 from naiad.types import (
@@ -25,6 +27,7 @@ from naiad.types import (
     ReasoningDelta,
     Started,
     TextDelta,
+    TokenLogprob,
     ToolCallDelta,
     Usage,
 )
@@ -50,16 +53,37 @@ class Head:
         return Head(model=model, id=f"{kind}-{secrets.token_hex(16)}")
 
 
-class OpenAIFormatter(Formatter):
-    """Shared by both forms of completion; a form says what a choice looks like."""
+class OpenAIFormatter(ManyFormatter):
+    """Shared by both forms of completion; a form says what a choice looks like.
+
+    Args:
+        include_usage: the stream ends with a chunk of token counts.
+        has_logprobs: the answer's logprobs were asked for.
+        n_per_prompt: choices of each prompt, one after another in the list of choices.
+        index: of the choice that this one writes.
+        is_part: others are written beside it, so its end is not the answer's.
+    """
 
     media = Media.SSE
     chunk_object: str
     whole_object: str
 
-    def __init__(self, head: Head, *, include_usage: bool = False) -> None:
+    def __init__(
+        self,
+        head: Head,
+        *,
+        include_usage: bool = False,
+        has_logprobs: bool = False,
+        n_per_prompt: int = 1,
+        index: int = 0,
+        is_part: bool = False,
+    ) -> None:
         self._head = head
         self._include_usage = include_usage
+        self._has_logprobs = has_logprobs
+        self._n_per_prompt = n_per_prompt
+        self._index = index
+        self._is_part = is_part
         self._delta = Template(self._chunk([self._choice(Template.HOLE, None)]))
 
     def open(self, started: Started) -> bytes:  # noqa: ARG002 - the protocol's signature
@@ -73,7 +97,10 @@ class OpenAIFormatter(Formatter):
 
     def delta(self, delta: TextDelta) -> bytes:
         """One chunk of text."""
-        return self._delta.fill(delta.text)
+        if not self._has_logprobs:
+            return self._delta.fill(delta.text)
+        choice = self._choice(delta.text, None) | {"logprobs": self._logprobs(delta.logprobs)}
+        return sse(to_line(self._chunk([choice])))
 
     def close(self, finished: Finished) -> bytes:
         """The last chunk (or the error frame), the usage if it was asked for, the end marker."""
@@ -82,9 +109,7 @@ class OpenAIFormatter(Formatter):
             return sse(to_line(error_body(error))) + SSE_DONE
         last = self._chunk([self._choice("", finish_of(finished))])
         frames = sse(to_line(last))
-        if self._include_usage:
-            frames += sse(to_line(self._chunk([], usage_of(finished.usage))))
-        return frames + SSE_DONE
+        return frames if self._is_part else frames + self.close_all([finished])
 
     def heartbeat(self) -> bytes:
         """A comment."""
@@ -92,11 +117,48 @@ class OpenAIFormatter(Formatter):
 
     def whole(self, completion: Completion) -> Any:
         """The object of an answer that is not streamed."""
+        return self.whole_all([completion])
+
+    # -- several choices -------------------------------------------------------------------------
+
+    def part(self, index: int) -> OpenAIFormatter:
+        """The formatter of that choice."""
+        return type(self)(
+            self._head,
+            include_usage=self._include_usage,
+            has_logprobs=self._has_logprobs,
+            index=index,
+            is_part=True,
+        )
+
+    def close_all(self, ends: Sequence[Finished]) -> bytes:
+        """The usage, if it was asked for, and the end marker."""
+        if not self._include_usage:
+            return SSE_DONE
+        return sse(to_line(self._chunk([], usage_of(self._sum(ends))))) + SSE_DONE
+
+    def whole_all(self, completions: Sequence[Completion]) -> Any:
+        """The object of an answer with these choices."""
+        parts = [self.part(index) for index in range(len(completions))]
         return {
             **self._object(self.whole_object),
-            "choices": [self._whole_choice(completion, finish_of(completion.finished))],
-            "usage": usage_of(completion.finished.usage),
+            "choices": [
+                part._whole_choice(completion, finish_of(completion.finished))
+                for part, completion in zip(parts, completions, strict=True)
+            ],
+            "usage": usage_of(self._sum([completion.finished for completion in completions])),
         }
+
+    def _sum(self, ends: Sequence[Finished]) -> Usage:
+        """A prompt counts once, however many choices share it."""
+        prompts = [end.usage for end in ends[:: self._n_per_prompt]]
+        return Usage(
+            prompt_tokens=sum(usage.prompt_tokens for usage in prompts),
+            completion_tokens=sum(end.usage.completion_tokens for end in ends),
+            cached_tokens=sum(usage.cached_tokens for usage in prompts),
+        )
+
+    # -- chunks ----------------------------------------------------------------------------------
 
     def _object(self, kind: str) -> dict[str, Any]:
         head = self._head
@@ -115,6 +177,9 @@ class OpenAIFormatter(Formatter):
     def _whole_choice(self, completion: Completion, finish: str) -> dict[str, Any]:
         raise NotImplementedError
 
+    def _logprobs(self, told: Sequence[TokenLogprob]) -> Any:
+        raise NotImplementedError
+
 
 class ChatFormatter(OpenAIFormatter):
     """/v1/chat/completions: the first chunk names the role, the last has an empty delta."""
@@ -124,7 +189,7 @@ class ChatFormatter(OpenAIFormatter):
 
     def open(self, started: Started) -> bytes:  # noqa: ARG002 - the protocol's signature
         """The role."""
-        return sse(to_line(self._chunk([_chat_choice({"role": "assistant", "content": ""}, None)])))
+        return self._told({"role": "assistant", "content": ""})
 
     def reasoning(self, delta: ReasoningDelta) -> bytes:
         """A chunk of reasoning; the name is that of DeepSeek's API."""
@@ -141,13 +206,16 @@ class ChatFormatter(OpenAIFormatter):
         return self._told({"tool_calls": [more]})
 
     def _told(self, delta: dict[str, Any]) -> bytes:
-        return sse(to_line(self._chunk([_chat_choice(delta, None)])))
+        return sse(to_line(self._chunk([self._chat_choice(delta, None)])))
 
     def _choice(self, text: str, finish: str | None) -> dict[str, Any]:
-        return _chat_choice({"content": text} if finish is None else {}, finish)
+        return self._chat_choice({"content": text} if finish is None else {}, finish)
+
+    def _chat_choice(self, delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
+        return {"index": self._index, "delta": delta, "logprobs": None, "finish_reason": finish}
 
     def _silent_choice(self) -> dict[str, Any]:
-        return _chat_choice({"content": None}, None)  # as llama-server sends it
+        return self._chat_choice({"content": None}, None)  # as llama-server sends it
 
     def _whole_choice(self, completion: Completion, finish: str) -> dict[str, Any]:
         calls = [_call_of(one.id, one.name, one.arguments) for one in completion.tool_calls]
@@ -157,7 +225,16 @@ class ChatFormatter(OpenAIFormatter):
             message["reasoning_content"] = completion.reasoning
         if calls:
             message["tool_calls"] = calls
-        return {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+        told = self._logprobs(completion.logprobs) if self._has_logprobs else None
+        return {
+            "index": self._index,
+            "message": message,
+            "logprobs": told,
+            "finish_reason": finish,
+        }
+
+    def _logprobs(self, told: Sequence[TokenLogprob]) -> Any:
+        return chat_logprobs(told)
 
 
 class TextFormatter(OpenAIFormatter):
@@ -166,11 +243,23 @@ class TextFormatter(OpenAIFormatter):
     chunk_object = "text_completion"
     whole_object = "text_completion"
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._shaper = TextLogprobs()
+
+    def open(self, started: Started) -> bytes:
+        """The prompt, if it is to be echoed."""
+        return self._delta.fill(started.echo) if started.echo else b""
+
     def _choice(self, text: str, finish: str | None) -> dict[str, Any]:
-        return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish}
+        return {"index": self._index, "text": text, "logprobs": None, "finish_reason": finish}
 
     def _whole_choice(self, completion: Completion, finish: str) -> dict[str, Any]:
-        return self._choice(completion.text, finish)
+        told = self._logprobs(completion.logprobs) if self._has_logprobs else None
+        return self._choice(completion.echo + completion.text, finish) | {"logprobs": told}
+
+    def _logprobs(self, told: Sequence[TokenLogprob]) -> Any:
+        return self._shaper.shape(told)
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:
@@ -193,7 +282,3 @@ def finish_of(finished: Finished) -> str:
 def _call_of(call_id: str, name: str, arguments: str) -> dict[str, Any]:
     function = {"name": name, "arguments": arguments}
     return {"id": f"call_{call_id}", "type": "function", "function": function}
-
-
-def _chat_choice(delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
-    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}

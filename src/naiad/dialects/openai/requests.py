@@ -6,14 +6,17 @@ SillyTavern sends those to /v1/completions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from naiad.dialects.base import Parsed
-from naiad.dialects.fields import Fields, bad, boolean, integer, listed, mapping, short_text
+from naiad.dialects.fields import Fields, bad, boolean, listed, mapping, short_text
 from naiad.dialects.grammars import read_grammar
+from naiad.dialects.openai.choices import each_choice, read_n, refuse_text_fields, with_suffix
 from naiad.dialects.openai.formatter import ChatFormatter, Head, OpenAIFormatter, TextFormatter
-from naiad.dialects.prompts import read_messages, read_prompt, read_template_kwargs
+from naiad.dialects.openai.logprobs import with_chat_logprobs, with_text_logprobs
+from naiad.dialects.prompts import read_messages, read_prompts, read_template_kwargs
 from naiad.dialects.sampling import (
     ignored,
     read_handle,
@@ -48,6 +51,7 @@ DEFAULTS = SamplingParams(
 #: The first that is present counts. None of them present: up to the end of the context.
 MAX_TOKENS = (
     "max_completion_tokens",
+    "max_output_tokens",
     "max_tokens",
     "max_new_tokens",
     "max_length",
@@ -64,14 +68,21 @@ RESERVED_KWARGS = frozenset(
 def parse_completion(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
     """POST /v1/completions."""
     fields = Fields(body)
-    _refuse_unsupported(fields)
-    return _finish(fields, model, read_prompt(fields, model), TextFormatter, "cmpl")
+    prompts = with_suffix(fields, read_prompts(fields, model), model)
+    parsed = _finish(fields, model, prompts, TextFormatter, "cmpl", with_text_logprobs)
+    if parsed.request.has_echo and parsed.request.sampling.n_logprobs >= 0:
+        raise Unsupported(
+            "'echo' and 'logprobs' do not go together here: logprobs are told of the answer's "
+            "tokens only, not of the prompt's.",
+            param="echo",
+        )
+    return parsed
 
 
 def parse_chat(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
     """POST /v1/chat/completions."""
     fields = Fields(body)
-    _refuse_unsupported(fields)
+    refuse_text_fields(fields)
     messages, unread = read_messages(fields)
     kwargs, reserved = read_template_kwargs(fields, RESERVED_KWARGS)
     tools, forced = _read_tools(fields)
@@ -88,7 +99,10 @@ def parse_chat(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
         thinking=False if effort == "none" else None,
         is_split=fields.get(short_text(MAX_EFFORT_CHARS), "reasoning_format") != "none",
     )
-    return _finish(fields, model, prompt, ChatFormatter, "chatcmpl", unread + reserved)
+    ignored_too = unread + reserved
+    return _finish(
+        fields, model, [prompt], ChatFormatter, "chatcmpl", with_chat_logprobs, ignored_too
+    )
 
 
 def _read_tools(fields: Fields) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
@@ -115,15 +129,43 @@ def _chosen(name: str, choice: Mapping[str, Any]) -> str:
 def _finish(
     fields: Fields,
     model: ModelInfo,
-    prompt: Prompt,
+    prompts: Sequence[Prompt],
     formatter: type[OpenAIFormatter],
     kind: str,
+    with_logprobs: Callable[[SamplingParams, Fields], SamplingParams],
     without_effect: tuple[str, ...] = (),
 ) -> Parsed:
+    n = read_n(fields, len(prompts))
+    has_echo = formatter is TextFormatter and (fields.get(boolean, "echo") or False)
+    request = replace(read_request(fields, model, prompts[0], with_logprobs), has_echo=has_echo)
+    options = read_object(fields, "stream_options")
+    include_usage = options.get(boolean, "include_usage") or False
+    first, *others = each_choice(request, prompts, n)
+    return Parsed(
+        request=first,
+        formatter=formatter(
+            Head.new(model.name, kind),
+            include_usage=include_usage,
+            has_logprobs=request.sampling.n_logprobs >= 0,
+            n_per_prompt=n,
+        ),
+        ignored=ignored(fields) + listed(without_effect),
+        others=tuple(others),
+    )
+
+
+def read_request(
+    fields: Fields,
+    model: ModelInfo,
+    prompt: Prompt,
+    with_logprobs: Callable[[SamplingParams, Fields], SamplingParams],
+) -> GenerateRequest:
+    """What the generation bodies of the API have in common."""
     is_streamed = fields.get(boolean, "stream") or False
-    request = GenerateRequest(
+    fields.find("max_context_length", "truncation_length", "num_ctx")  # the server's own holds
+    return GenerateRequest(
         prompt=prompt,
-        sampling=read_sampling(fields, model, DEFAULTS),
+        sampling=with_logprobs(read_sampling(fields, model, DEFAULTS), fields),
         max_tokens=read_max_tokens(fields, *MAX_TOKENS),
         stop=read_stops(fields, *STOPS),
         stream=is_streamed,
@@ -133,14 +175,6 @@ def _finish(
         wants_progress=wants_progress(fields) and is_streamed,
         grammar=read_grammar(fields),
         shift_at_limit=fields.get(boolean, "context_shift") or False,
-    )
-    options = read_object(fields, "stream_options")
-    include_usage = options.get(boolean, "include_usage") or False
-    fields.find("max_context_length", "truncation_length", "num_ctx")  # the server's own holds
-    return Parsed(
-        request=request,
-        formatter=formatter(Head.new(model.name, kind), include_usage=include_usage),
-        ignored=ignored(fields) + listed(without_effect),
     )
 
 
@@ -160,35 +194,3 @@ def _continues(fields: Fields, messages: tuple[ChatMessage, ...]) -> bool:
     # KoboldCpp's switch is a standing wish: without an assistant's turn there is nothing to do.
     standing = fields.get(boolean, "continue_assistant_turn") is True
     return any(wants.values()) or (standing and is_assistant)
-
-
-def _is_one(name: str, value: Any) -> bool:
-    return integer(0)(name, value) <= 1
-
-
-def _is_off(name: str, value: Any) -> bool:
-    return not boolean(name, value)
-
-
-def _is_empty(_name: str, value: Any) -> bool:
-    return value in ("", [], {})
-
-
-#: Fields that change what an answer means, so that leaving them out would be a wrong answer.
-_UNSUPPORTED: tuple[tuple[str, Callable[[str, Any], bool], str], ...] = (
-    ("n", _is_one, "one choice per request"),
-    ("best_of", _is_one, "one candidate per request"),
-    ("echo", _is_off, "answers without the prompt"),
-    ("suffix", _is_empty, "no insertion before a suffix"),
-)
-
-
-def _refuse_unsupported(fields: Fields) -> None:
-    body = fields.unread()
-    for name, is_harmless, offer in _UNSUPPORTED:
-        if name in body and not is_harmless(name, body[name]):
-            raise Unsupported(
-                f"'{name}' is not supported with this value: this version offers {offer}.",
-                param=name,
-            )
-    fields.find("n", "best_of", "echo", "suffix")

@@ -1,0 +1,228 @@
+"""The body of POST /v1/responses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from naiad.dialects.fields import (
+    Fields,
+    array,
+    bad,
+    boolean,
+    integer,
+    listed,
+    mapping,
+    short_text,
+    text,
+)
+from naiad.dialects.grammars import read_grammar
+from naiad.dialects.openai.logprobs import MAX_TOP
+from naiad.dialects.openai.requests import (
+    MAX_EFFORT_CHARS,
+    RESERVED_KWARGS,
+    read_request,
+)
+from naiad.dialects.openai.responses.items import Item, read_input, to_messages
+from naiad.dialects.prompts import read_template_kwargs
+from naiad.dialects.sampling import ignored
+from naiad.dialects.tools import MAX_NAME_CHARS, MAX_TOOLS, forced_names, make_tool, sound
+from naiad.errors import InvalidRequest, Unsupported
+from naiad.types import ChatPrompt, GenerateRequest, Grammar, ModelInfo, SamplingParams, Tool
+
+MAX_ID_CHARS = 128
+MAX_METADATA = 16
+
+#: Fields that are about OpenAI's own service, or only of use together with what is read.
+_QUIET = (
+    "user", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier",
+    "stream_options", "include",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A body that was understood.
+
+    shown: what the response object repeats of it. items: of this body's own input. is_stored: the
+    response is kept. is_apart: it is computed whether or not anybody waits for it.
+    """
+
+    request: GenerateRequest
+    shown: Mapping[str, Any]
+    items: list[Item]
+    is_stored: bool
+    is_apart: bool
+    ignored: tuple[str, ...]
+
+
+def read_previous(body: Mapping[str, Any]) -> str | None:
+    """`previous_response_id`: the response that this one follows."""
+    return Fields(body).get(short_text(MAX_ID_CHARS), "previous_response_id") or None
+
+
+def read_body(body: Mapping[str, Any], model: ModelInfo, history: Sequence[Item] = ()) -> Asked:
+    """history: the items of the responses before. Raises InvalidRequest, Unsupported."""
+    fields = Fields(body)
+    _refuse(fields)
+    items = read_input(fields)
+    instructions = fields.get(text, "instructions")
+    tools, unknown = _read_tools(fields)
+    choice, forced = _read_choice(fields, tools)
+    effort, summary = _read_reasoning(fields)
+    kwargs, reserved = read_template_kwargs(fields, RESERVED_KWARGS)
+    if effort and effort != "none":
+        kwargs = {"reasoning_effort": effort, **kwargs}
+    prompt = ChatPrompt(
+        messages=to_messages([*history, *items], instructions or ""),
+        template_kwargs=tuple(kwargs.items()),
+        tools=() if choice == "none" else tools,
+        forced=forced,
+        has_one_call=(is_serial := fields.get(boolean, "parallel_tool_calls") is False),
+        thinking=False if effort == "none" else None,
+        is_split=True,
+    )
+    form, grammar = _read_form(fields)
+    request = read_request(fields, model, prompt, _with_logprobs)
+    if grammar is not None:
+        request = replace(request, grammar=grammar)
+    is_stored = fields.get(boolean, "store") is not False
+    is_apart = fields.get(boolean, "background") or False
+    if is_apart and not is_stored:
+        raise InvalidRequest("'background' needs 'store', which is false.", param="background")
+    shown = {
+        "background": is_apart,
+        "instructions": instructions,
+        "max_output_tokens": request.max_tokens,
+        "metadata": _read_metadata(fields),
+        "parallel_tool_calls": not is_serial,
+        "previous_response_id": read_previous(body),
+        "reasoning": {"effort": effort, "summary": summary},
+        "store": is_stored,
+        "temperature": request.sampling.temperature,
+        "text": {"format": form, "verbosity": "medium"},
+        "tool_choice": choice,
+        "tools": [_shown(one) for one in tools],
+        "top_logprobs": max(0, request.sampling.n_logprobs),
+        "top_p": request.sampling.top_p,
+        "presence_penalty": request.sampling.presence_penalty,
+        "frequency_penalty": request.sampling.frequency_penalty,
+        "user": fields.get(text, "user"),
+    }
+    fields.find("previous_response_id", *_QUIET)
+    return Asked(
+        request, shown, items, is_stored, is_apart, ignored(fields) + listed(unknown + reserved)
+    )
+
+
+def _refuse(fields: Fields) -> None:
+    for name, instead in (
+        ("conversation", "name the response before in 'previous_response_id'"),
+        ("prompt", "send the text itself as 'input'"),
+    ):
+        if fields.find(name)[1] is not None:
+            raise Unsupported(f"'{name}' is not supported here: {instead}.", param=name)
+    kind = fields.get(short_text(MAX_NAME_CHARS), "truncation") or "disabled"
+    if kind not in ("disabled", "auto"):  # auto: what is too long is refused with its size instead
+        raise bad("truncation", "disabled or auto", kind)
+
+
+def _with_logprobs(sampling: SamplingParams, fields: Fields) -> SamplingParams:
+    """`top_logprobs`, 0 to 20; or `include` asks for them without any others."""
+    n_top = fields.get(integer(0, MAX_TOP), "top_logprobs")
+    wanted = "message.output_text.logprobs" in (fields.get(array, "include") or [])
+    if not n_top and not wanted:
+        return sampling
+    return msgspec.structs.replace(sampling, n_logprobs=n_top or 0)
+
+
+def _read_tools(fields: Fields) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+    """The functions, and the names of tools that OpenAI's own service would run."""
+    name, _ = fields.find("tools")
+    given = fields.get(array, "tools") or []
+    if len(given) > MAX_TOOLS:
+        raise InvalidRequest(
+            f"'{name}' may hold at most {MAX_TOOLS} tools, not {len(given)}.", param=name
+        )
+    functions: list[Tool] = []
+    others: dict[str, None] = {}
+    for place, one in enumerate(given):
+        inner = Fields(mapping(f"{name}[{place}]", one), f"{name}[{place}].")
+        kind = inner.need(short_text(MAX_NAME_CHARS), "type")
+        if kind == "function":
+            functions.append(make_tool(inner, "parameters"))
+        else:
+            others[f"tools[].type: {kind}"] = None
+    return tuple(functions), tuple(others)
+
+
+def _shown(tool: Tool) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "name": tool.name,
+        "description": tool.description or None,
+        "parameters": tool.parameters,
+        "strict": True,
+    }
+
+
+def _read_choice(fields: Fields, tools: Sequence[Tool]) -> tuple[Any, tuple[str, ...]]:
+    """What is shown of `tool_choice`, and the names of the tools one of which must be called."""
+    name, choice = fields.find("tool_choice")
+    if choice in (None, "auto", "none"):
+        return choice or "auto", ()
+    if choice == "required":
+        return choice, forced_names(name, tools)
+    if not isinstance(choice, dict):
+        raise bad(name, "none, auto, required or an object that names a function", choice)
+    inner = Fields(choice, f"{name}.")
+    kind = inner.get(short_text(MAX_NAME_CHARS), "type") or "function"
+    if kind != "function":
+        raise Unsupported(f"'{name}' is of type {kind!a}; only functions are known.", param=name)
+    wanted = inner.need(short_text(MAX_NAME_CHARS), "name")
+    return {"type": "function", "name": wanted}, forced_names(name, tools, wanted)
+
+
+def _read_reasoning(fields: Fields) -> tuple[str | None, str | None]:
+    inner = Fields(fields.get(mapping, "reasoning") or {}, "reasoning.")
+    effort = inner.get(short_text(MAX_EFFORT_CHARS), "effort")
+    return effort, inner.get(short_text(MAX_EFFORT_CHARS), "summary", "generate_summary")
+
+
+def _read_form(fields: Fields) -> tuple[dict[str, Any], Grammar | None]:
+    """`text.format`: what is shown of it, and its grammar."""
+    outer = Fields(fields.get(mapping, "text") or {}, "text.")
+    form = outer.get(mapping, "format") or {"type": "text"}
+    kind = form.get("type")
+    if kind != "json_schema":
+        grammar = read_grammar(Fields({"response_format": form}))
+        shown: dict[str, Any] = {"type": kind}
+    else:
+        inner = Fields(form, "text.format.")
+        schema = inner.need(mapping, "schema")
+        grammar = read_grammar(
+            Fields({"response_format": {"type": kind, "json_schema": {"schema": schema}}})
+        )
+        shown = {
+            "type": kind,
+            "name": inner.get(short_text(MAX_NAME_CHARS), "name") or "response",
+            "description": inner.get(text, "description"),
+            "schema": schema,
+            "strict": True,  # a schema holds, whatever was asked for
+        }
+    if grammar is not None:
+        grammar = msgspec.structs.replace(grammar, field="text.format")
+    return shown, grammar
+
+
+def _read_metadata(fields: Fields) -> dict[str, Any]:
+    given = fields.get(mapping, "metadata") or {}
+    if len(given) > MAX_METADATA or not all(isinstance(one, str) for one in given.values()):
+        raise InvalidRequest(
+            f"'metadata' must hold at most {MAX_METADATA} names, each with a string.",
+            param="metadata",
+        )
+    return dict(sound("metadata", given))
