@@ -9,6 +9,7 @@ from typing import Any
 
 from naiad.dialects.base import Formatter
 from naiad.errors import EngineFailed
+from naiad.service.stories import Stories
 from naiad.types import (
     Caller,
     Completion,
@@ -80,6 +81,7 @@ class FakeBackend:
     is_protected: bool = False
     counters: Mapping[str, Any] = field(default_factory=dict)
     told: Progress | None = None
+    stories: Stories = field(default_factory=lambda: Stories("/nowhere"))
 
     @property
     def model(self) -> ModelInfo:

@@ -161,6 +161,17 @@ class ChatPrompt:
 Prompt = TextPrompt | TokenPrompt | ChatPrompt
 
 
+class Trim(msgspec.Struct, frozen=True, array_like=True):
+    """Leave out what is old in a prompt that is too long, instead of refusing it.
+
+    n_total: tokens that prompt and answer may take together; None: the context.
+    n_kept_chars: characters at the beginning of the prompt's text that stay.
+    """
+
+    n_total: int | None = None
+    n_kept_chars: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """A validated request, free of any dialect.
@@ -176,6 +187,9 @@ class GenerateRequest:
         else it ends with LENGTH.
     wants_progress: Progress events may come before the first text.
     grammar: what the answer must follow; None for free text.
+    keeps_stop: the stop string that ended the text is part of it after all.
+    shows_controls: control tokens show as their text.
+    trim: a text that is too long for a prompt is cut; None: it is refused.
     """
 
     prompt: Prompt
@@ -189,6 +203,9 @@ class GenerateRequest:
     wants_progress: bool = False
     shift_at_limit: bool = False
     grammar: Grammar | None = None
+    keeps_stop: bool = False
+    shows_controls: bool = False
+    trim: Trim | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +219,15 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one stream; cached_tokens are those of the prompt that were not computed."""
+    """Token counts of one stream; cached_tokens are those of the prompt that were not computed.
+
+    dropped_tokens: left out of the prompt because it was too long; not among prompt_tokens.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    dropped_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +317,26 @@ class Completion:
     finished: Finished
     reasoning: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+
+
+class SavedStory(msgspec.Struct, frozen=True):
+    """A story that a client keeps on the server. format, data: the client's own business."""
+
+    title: str
+    format: str = ""
+    data: str = ""
+
+
+class SharedTurn(msgspec.Struct, frozen=True):
+    """How far a shared story is. turn_major counts whole replacements, turn_minor turns since.
+
+    is_idle: no other player is writing.
+    """
+
+    turn_major: int
+    turn_minor: int
+    is_idle: bool
+    data_format: str
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -33,13 +33,15 @@ class Stream:
 
     __slots__ = (
         "_backlog", "_cached", "_error", "_finish", "_is_end_taken", "_progress", "_waiter",
-        "accepted", "emitted", "is_accepted", "is_ended", "job", "n_prompt", "next_seq", "uid",
+        "accepted", "emitted", "is_accepted", "is_ended", "job", "n_dropped", "n_prompt",
+        "next_seq", "uid",
     )  # fmt: skip
 
     def __init__(self, uid: int, job: Job, accepted: asyncio.Future[Stream]) -> None:
         self.uid = uid
         self.job = job
         self.n_prompt = 0
+        self.n_dropped = 0
         self.accepted = accepted  # resolved by the engine's yes or no
         self.emitted: list[int] = []
         self.next_seq = 0
@@ -53,9 +55,10 @@ class Stream:
         self._error: NaiadError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    def accept(self, n_prompt: int) -> None:
+    def accept(self, n_prompt: int, n_dropped: int = 0) -> None:
         """The engine's yes; submit() returns."""
         self.n_prompt = n_prompt
+        self.n_dropped = n_dropped
         self.is_accepted = True
         if not self.accepted.done():
             self.accepted.set_result(self)

@@ -20,6 +20,8 @@ from naiad.types import (
     ModelInfo,
     Progress,
     ReasoningDelta,
+    SavedStory,
+    SharedTurn,
     Started,
     TextDelta,
     ToolCallDelta,
@@ -108,6 +110,58 @@ class Call:
     caller: Caller
 
 
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A handler's answer that is no JSON value, or has a status of its own."""
+
+    data: bytes
+    media: str = Media.JSON
+    status: int = 200
+
+
+class SaveSlots(Protocol):
+    """Stories in numbered slots; implemented in service.stories."""
+
+    async def titles(self) -> list[str]:
+        """The title of each slot; "" for an empty one."""
+        ...
+
+    async def load(self, slot: int) -> SavedStory | None: ...
+
+    async def save(self, slot: int, story: SavedStory | None) -> None:
+        """Replace what a slot holds; None empties it. Raises InvalidRequest, InternalError."""
+        ...
+
+
+class SharedStory(Protocol):
+    """One story that several players write in turns; implemented in service.stories."""
+
+    @property
+    def data(self) -> str:
+        """The whole story; "" before the first turn."""
+        ...
+
+    def status(self, sender: str, *, is_busy: bool = False) -> SharedTurn: ...
+
+    def replace(
+        self, sender: str, data: str, data_format: str, *, is_full: bool = False
+    ) -> SharedTurn: ...
+
+
+class Stories(Protocol):
+    """Stories that clients keep on the server. preloaded: the JSON object of one to open at first,
+    {} for none. shared: None when players may not share one."""
+
+    @property
+    def slots(self) -> SaveSlots: ...
+
+    @property
+    def preloaded(self) -> Any: ...
+
+    @property
+    def shared(self) -> SharedStory | None: ...
+
+
 class Backend(Protocol):
     """What handlers of a dialect may ask of the service; implemented by service.Service."""
 
@@ -120,6 +174,9 @@ class Backend(Protocol):
     def is_protected(self) -> bool:
         """True when callers need a key."""
         ...
+
+    @property
+    def stories(self) -> Stories: ...
 
     async def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
@@ -157,7 +214,7 @@ class Backend(Protocol):
 #: Reads a body. Raises NaiadError (with the caller's field name as `param`).
 Parse = Callable[[Mapping[str, Any], ModelInfo], Parsed | Immediate]
 
-#: Answers a plain request with a JSON value.
+#: Answers a plain request with a JSON value, or with Raw.
 Handle = Callable[[Backend, Call], Awaitable[Any]]
 
 

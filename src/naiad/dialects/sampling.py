@@ -204,6 +204,18 @@ def wants_progress(fields: Fields) -> bool:
     return fields.get(boolean, "return_progress") or False
 
 
+def keeps_stop(fields: Fields) -> bool:
+    """Whether the stop string that ended the text is part of it; KoboldCpp's and vLLM's names."""
+    is_kept = fields.get(boolean, "include_stop_str_in_output") or False
+    return fields.get(boolean, "trim_stop") is False or is_kept
+
+
+def shows_controls(fields: Fields) -> bool:
+    """Whether control tokens show as text; KoboldCpp's name and everybody else's."""
+    is_shown = fields.get(boolean, "render_special") or False
+    return fields.get(boolean, "skip_special_tokens") is False or is_shown
+
+
 def read_object(fields: Fields, name: str) -> Fields:
     """An object inside the body; an empty one when it is absent."""
     return Fields(fields.get(mapping, name) or {}, f"{name}.")

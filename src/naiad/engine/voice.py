@@ -117,7 +117,7 @@ class Voice:
             self._banned.setdefault(self._sequence.position, set()).add(token)
             return False
         is_end = token in self._vocab.eog
-        piece = b"" if is_end else self._vocab.piece(token)
+        piece = self._piece(token)
         if self._watch is not None and (n := self._watch.feed(piece)):
             self._go_back(token, n, said)
             return False
@@ -130,6 +130,13 @@ class Voice:
             self._held.append(token)
         self._find_end(token, is_end, said)
         return True
+
+    def _piece(self, token: int) -> bytes:
+        """What a token shows as; control tokens, and those that end an answer, only if asked."""
+        shown = self._sequence.job.shown
+        if shown is None or (shown and token in shown):
+            return self._vocab.piece(token, special=True)
+        return b"" if token in self._vocab.eog else self._vocab.piece(token)
 
     def _find_end(self, token: int, is_end: bool, said: Said) -> None:
         sequence, job = self._sequence, self._sequence.job
@@ -200,8 +207,7 @@ class Voice:
         if not n_safe:
             return
         said.tokens, self._held = self._held[:n_safe], self._held[n_safe:]
-        vocab = self._vocab
-        said.data = b"".join(vocab.piece(t) for t in said.tokens if t not in vocab.eog)
+        said.data = b"".join(map(self._piece, said.tokens))
         self._n_rewinds = 0
         first_held = self._sequence.position - len(self._held)
         self._banned = {at: ids for at, ids in self._banned.items() if at >= first_held}

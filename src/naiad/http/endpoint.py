@@ -22,6 +22,7 @@ from naiad.dialects.base import (
     Operation,
     Parse,
     Parsed,
+    Raw,
 )
 from naiad.errors import EngineFailed, InternalError
 from naiad.http.auth import Door
@@ -105,7 +106,7 @@ class GenerationEndpoint:
 
 
 class QueryEndpoint:
-    """Answers one kind of plain request with JSON."""
+    """Answers one kind of plain request, with JSON unless the handler says otherwise."""
 
     def __init__(
         self, house: House, dialect: Dialect, operation: Operation, handle: Handle
@@ -125,7 +126,11 @@ class QueryEndpoint:
                 path_params=scope.get("path_params", {}),
                 caller=caller,
             )
-            await exchange.answer_json(await self._handle(self._house.service, call))
+            value = await self._handle(self._house.service, call)
+            if isinstance(value, Raw):
+                await exchange.answer(value.status, value.media, value.data)
+            else:
+                await exchange.answer_json(value)
 
     async def _body(self, scope: Scope, receive: Receive) -> dict[str, Any]:
         if scope["method"] in {"GET", "HEAD"}:

@@ -47,6 +47,7 @@ class Generation:
         "_entry",
         "_first_text",
         "_is_over",
+        "_keeps_stop",
         "_n_cached",
         "_n_held",
         "_n_tokens",
@@ -67,11 +68,14 @@ class Generation:
         place: Place,
         abort: Callable[[int], None],
         channels: Channels | None = None,
+        *,
+        keeps_stop: bool = False,
     ) -> None:
         self.started = Started(n_prompt=stream.n_prompt)
         self.finished: Finished | None = None  # set as soon as the end is known
         self._stream = stream
         self._text = StreamText(stops)
+        self._keeps_stop = keeps_stop
         self._channels = channels
         self._settled: deque[CallEvent] = deque()  # events of the channels, not yet handed out
         self._entry = entry
@@ -103,6 +107,7 @@ class Generation:
                 if self._settle(text, self._channels):
                     return self._settled.popleft()
             elif text:
+                self._entry.pieces.append(text)
                 return self._delta(text)
         end, self._end, self._is_over = self._end, None, True
         return end
@@ -166,8 +171,10 @@ class Generation:
             if batch.finish is None:
                 self._stop()
             self._finish(FinishReason.STOP, stop)
+            text += stop if self._keeps_stop else ""
         elif batch.finish is not None:
             text += self._text.finish()
+            text += (self._text.matched or "") if self._keeps_stop else ""
             self._finish_as(batch.finish, batch.error)
         return text
 
@@ -193,34 +200,40 @@ class Generation:
             prompt_tokens=self.started.n_prompt,
             completion_tokens=self._n_tokens,
             cached_tokens=self._n_cached,
+            dropped_tokens=self._stream.n_dropped,
         )
 
     def _delta(self, text: str) -> TextDelta:
-        self._note(text)
+        self._note()
         n_tokens, self._n_held = self._n_held, 0
         return TextDelta(text, n_tokens)
 
     def _settle(self, text: str, channels: Channels) -> bool:
         """Tell the text's channels apart; True when there are events to hand out."""
         if text:
-            self._note(text)
-            self._settled += channels.feed(text, self._n_held)
+            self._note()
+            self._hand_out(channels.feed(text, self._n_held))
             if channels.is_over and self._end is None:
                 self._stop()
                 self._finish(FinishReason.STOP)
         if self._end is not None:
-            self._settled += channels.finish(self._n_held)
+            self._hand_out(channels.finish(self._n_held))
             self._end = self.finished = replace(self._end, n_tool_calls=channels.n_calls)
         if self._settled:
             self._n_held = 0
         return bool(self._settled)
 
-    def _note(self, text: str) -> None:
+    def _hand_out(self, events: list[CallEvent]) -> None:
+        self._settled += events
+        # Only what the user reads: the marks around reasoning and calls are nobody's text.
+        self._entry.pieces += [event.text for event in events if isinstance(event, TextDelta)]
+
+    def _note(self) -> None:
+        """There is text."""
         if self._first_text is None:
             self._first_text = time.monotonic()
             self._entry.progress = None
             self._place.started()
-        self._entry.pieces.append(text)
 
 
 def _add_to(calls: list[ToolCall], piece: ToolCallDelta) -> None:

@@ -12,16 +12,18 @@ from typing import Any, Protocol
 
 import msgspec
 
-from naiad.chat.channels import Channels, channels_for, reasoning_of, tags_of
+from naiad.chat.channels import Channels, can_reason, channels_for, marks_of, reasoning_of
 from naiad.chat.tools import forced_call
 from naiad.client.base import EngineClient, EngineState, EngineStatus, Job
 from naiad.config import Config
 from naiad.errors import AdminRequired, EngineUnavailable, ModelNotFound, Unsupported
 from naiad.service import health
 from naiad.service.admission import Admission, tokens_in
+from naiad.service.controls import Controls
 from naiad.service.generate import Generation
 from naiad.service.perf import Perf
 from naiad.service.registry import Registry
+from naiad.service.stories import Stories
 from naiad.types import (
     Caller,
     ChatPrompt,
@@ -58,13 +60,16 @@ class Service:
         renderer: TemplateRenderer,
         is_installed: Callable[[str], bool] = lambda _name: False,
     ) -> None:
+        """Raises ConfigError when the story to open at first cannot be read."""
         self._engine = engine
         self._config = config
         self._renderer = renderer
         self._is_installed = is_installed
         self._admission = Admission(config.max_queue, config.max_queue_tokens)
         self._registry = Registry()
+        self._controls = Controls(engine)
         self._perf = Perf()
+        self.stories = Stories(config.saves_dir, config.preload_story, is_shared=config.multiplayer)
 
     async def start(self) -> None:
         """Start the helpers and the engine; returns before the model is loaded."""
@@ -123,6 +128,7 @@ class Service:
         ):
             _check_thinking(request.prompt, model)
             prompt = await self._prompt(request.prompt, model)
+            shown = await self._controls.ids(_marks(request.prompt, model), model)
             job = Job(
                 prompt=prompt,
                 max_tokens=request.max_tokens,
@@ -133,12 +139,20 @@ class Service:
                 wants_progress=request.wants_progress,
                 grammar=_behind_reasoning(request, prompt, model),
                 shift_at_limit=request.shift_at_limit,
+                trim=request.trim if isinstance(request.prompt, TextPrompt) else None,
+                shown=None if request.shows_controls else tuple(shown.values()),
             )
             stream = await self._engine.submit(job)
             place.counted(stream.n_prompt)
-            channels = _channels(request.prompt, prompt, model)
+            channels = _channels(request.prompt, prompt, model, shown)
             generation = Generation(
-                stream, request.stop, entry, place, self._engine.abort, channels
+                stream,
+                request.stop,
+                entry,
+                place,
+                self._engine.abort,
+                channels,
+                keeps_stop=request.keeps_stop,
             )
             try:
                 yield generation
@@ -162,7 +176,7 @@ class Service:
     @property
     def has_reasoning(self) -> bool:
         """True when the model's chat template shows how it marks its reasoning."""
-        return tags_of(self.model.chat_template) is not None
+        return can_reason(self.model.chat_template)
 
     async def render_chat(self, request: GenerateRequest) -> str:
         """The prompt text that the chat template makes of a ChatPrompt; other text as it is."""
@@ -233,17 +247,26 @@ def _check_priority(priority: int, caller: Caller) -> None:
 
 def _check_thinking(prompt: Prompt, model: ModelInfo) -> None:
     wants = isinstance(prompt, ChatPrompt) and prompt.thinking is True
-    if wants and tags_of(model.chat_template) is None:
+    if wants and not can_reason(model.chat_template):
         raise Unsupported(
             f"{model.name!r} does not support thinking: its chat template shows no reasoning.",
             param="think",
         )
 
 
-def _channels(prompt: Prompt, rendered: str | tuple[int, ...], model: ModelInfo) -> Channels | None:
+def _marks(prompt: Prompt, model: ModelInfo) -> tuple[str, ...]:
+    return marks_of(prompt, model.chat_template) if isinstance(prompt, ChatPrompt) else ()
+
+
+def _channels(
+    prompt: Prompt,
+    rendered: str | tuple[int, ...],
+    model: ModelInfo,
+    controls: Mapping[str, int],
+) -> Channels | None:
     if not isinstance(prompt, ChatPrompt) or not isinstance(rendered, str):
         return None
-    return channels_for(prompt, model.chat_template, rendered)
+    return channels_for(prompt, model.chat_template, rendered, controls)
 
 
 def _behind_reasoning(

@@ -24,13 +24,11 @@ _ABSENT = (
     "vision",
     "audio",
     "transcribe",
-    "multiplayer",
     "websearch",
     "tts",
     "embeddings",
     "music",
     "musicllm",
-    "savedata",
     "router",
     "guidance",
     "mcp",
@@ -58,8 +56,24 @@ async def show_version(backend: Backend, _call: Call) -> Any:
         "protected": backend.is_protected,
         "llm": True,
         **dict.fromkeys(_ABSENT, False),
+        "multiplayer": backend.stories.shared is not None,
+        "savedata": True,
         "admin": 0,
         "jinja": True,
+    }
+
+
+async def show_service(_backend: Backend, _call: Call) -> Any:
+    """What runs here and which APIs it has, for clients that find servers by themselves."""
+    return {
+        "version": 0.2,  # of this document's form
+        "software": {"name": "naiad", "version": naiad.__version__},
+        "api": {
+            "koboldai": {"name": "KoboldAI API", "rel_url": "/api", "version": API_VERSION},
+            "openai": {"name": "OpenAI API", "rel_url": "/v1"},
+            "ollama": {"name": "Ollama API", "rel_url": "/api"},
+            "anthropic": {"name": "Anthropic API", "rel_url": "/v1"},
+        },
     }
 
 
