@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from naiad.types import (
     GenerateRequest,
     ModelInfo,
     Progress,
+    Running,
     Started,
     TextDelta,
     Usage,
@@ -81,6 +82,7 @@ class FakeBackend:
     is_protected: bool = False
     counters: Mapping[str, Any] = field(default_factory=dict)
     told: Progress | None = None
+    at_work: list[Running] = field(default_factory=list)
     stories: Stories = field(default_factory=lambda: Stories("/nowhere"))
 
     @property
@@ -105,6 +107,13 @@ class FakeBackend:
 
     def progress(self, caller: Caller, handle: str | None) -> Progress | None:
         return self.told
+
+    async def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        return ["é€".encode()[one % 5 : one % 5 + 1] if one > 127 else bytes([one]) for one in ids]
+
+    def running(self, caller: Caller) -> list[Running]:
+        self.asked.append(caller)
+        return self.at_work
 
     def perf(self) -> Mapping[str, Any]:
         return self.counters

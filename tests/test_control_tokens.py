@@ -153,7 +153,8 @@ async def test_the_partial_text_of_a_chat_is_what_its_user_sees() -> None:
     service = Service(engine, Config(), FakeRenderer())
     prompt = ChatPrompt(HI, tools=(TOOL,), is_split=True)
     async with service.generate(GenerateRequest(prompt, handle="K"), ALICE) as generation:
-        await anext(generation)
+        for _ in range(2):
+            await anext(generation)  # the reasoning, and the answer's text
         assert service.partial_text(ALICE, "K") == "so"
 
 

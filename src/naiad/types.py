@@ -231,6 +231,14 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Running:
+    """A request that has been accepted and has not ended, and what was counted so far."""
+
+    request: GenerateRequest
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The engine has accepted the request. Always the first event; headers may follow it."""
 
@@ -371,4 +379,5 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     bos_token: str = ""
     eos_token: str = ""
     add_bos: bool = False
+    infill: tuple[str, str, str] | None = None  # tokens before a prefix, a suffix, what to fill in
     engine: EngineSettings = msgspec.field(default_factory=EngineSettings)

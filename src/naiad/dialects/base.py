@@ -7,7 +7,7 @@ Formatters are pure: events in, framed bytes out. A whole answer is the fold of 
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from naiad.types import (
     ModelInfo,
     Progress,
     ReasoningDelta,
+    Running,
     SavedStory,
     SharedTurn,
     Started,
@@ -183,6 +184,14 @@ class Backend(Protocol):
     ) -> list[int]: ...
 
     async def detokenize(self, ids: list[int], *, special: bool = True) -> str: ...
+
+    async def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """The bytes of each token id, control tokens as text. One question for each kind of id."""
+        ...
+
+    def running(self, caller: Caller) -> list[Running]:
+        """This caller's own requests that the engine has accepted, oldest first."""
+        ...
 
     def abort(self, caller: Caller, handle: str | None) -> bool:
         """Cancel by handle, or by the rule for key-less aborts. True when something was cancelled

@@ -329,6 +329,7 @@ def _describe(
         bos_token=vocab.text_of(vocab.bos),
         eos_token=vocab.text_of(vocab.eos),
         add_bos=vocab.add_bos,
+        infill=vocab.infill,
         engine=EngineSettings(
             threads=context.params.threads,
             flash_attention=context.params.flash_attention,

@@ -28,6 +28,14 @@ class Vocab:
         )
         self._pieces: dict[tuple[int, bool], bytes] = {}
 
+    @property
+    def infill(self) -> tuple[str, str, str] | None:
+        """The tokens before a prefix, before a suffix and before what is to be filled in; None for
+        models without them."""
+        native = (lib.llama_vocab_fim_pre, lib.llama_vocab_fim_suf, lib.llama_vocab_fim_mid)
+        before, behind, middle = (self.text_of(int(of(self._handle))) for of in native)
+        return (before, behind, middle) if before and behind and middle else None
+
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids of `text`; BOS comes first exactly once when the model wants one.
 

@@ -95,7 +95,7 @@ class Generation:
 
     async def __anext__(self) -> Progress | CallEvent | Finished:
         if self._settled:
-            return self._settled.popleft()
+            return self._next_settled()
         while self._end is None:
             if self._is_over:
                 raise StopAsyncIteration
@@ -105,9 +105,8 @@ class Generation:
             text = self._take(batch)
             if self._channels is not None:
                 if self._settle(text, self._channels):
-                    return self._settled.popleft()
+                    return self._next_settled()
             elif text:
-                self._entry.pieces.append(text)
                 return self._delta(text)
         end, self._end, self._is_over = self._end, None, True
         return end
@@ -132,6 +131,11 @@ class Generation:
         """Stop the engine's work unless it is done. Safe to call twice."""
         if self.finished is None:
             self._stop()
+
+    @property
+    def usage(self) -> Usage:
+        """What was counted so far."""
+        return self._usage()
 
     def outcome(self) -> Finished:
         """How it ended; one that was left before its end counts as cancelled."""
@@ -204,36 +208,38 @@ class Generation:
         )
 
     def _delta(self, text: str) -> TextDelta:
-        self._note()
+        self._note(text)
         n_tokens, self._n_held = self._n_held, 0
         return TextDelta(text, n_tokens)
 
     def _settle(self, text: str, channels: Channels) -> bool:
         """Tell the text's channels apart; True when there are events to hand out."""
         if text:
-            self._note()
-            self._hand_out(channels.feed(text, self._n_held))
+            self._note(text)
+            self._settled += channels.feed(text, self._n_held)
             if channels.is_over and self._end is None:
                 self._stop()
                 self._finish(FinishReason.STOP)
         if self._end is not None:
-            self._hand_out(channels.finish(self._n_held))
+            self._settled += channels.finish(self._n_held)
             self._end = self.finished = replace(self._end, n_tool_calls=channels.n_calls)
         if self._settled:
             self._n_held = 0
         return bool(self._settled)
 
-    def _hand_out(self, events: list[CallEvent]) -> None:
-        self._settled += events
-        # Only what the user reads: the marks around reasoning and calls are nobody's text.
-        self._entry.pieces += [event.text for event in events if isinstance(event, TextDelta)]
+    def _next_settled(self) -> CallEvent:
+        event = self._settled.popleft()
+        if isinstance(event, TextDelta):  # what the user reads, without marks and reasoning
+            self._entry.pieces.append(event.text)
+        return event
 
-    def _note(self) -> None:
-        """There is text."""
+    def _note(self, text: str) -> None:
         if self._first_text is None:
             self._first_text = time.monotonic()
             self._entry.progress = None
             self._place.started()
+        if self._channels is None:
+            self._entry.pieces.append(text)
 
 
 def _add_to(calls: list[ToolCall], piece: ToolCallDelta) -> None:

@@ -6,7 +6,7 @@ the context is entered; leaving the context, by whatever way, ends the engine's 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -32,6 +32,7 @@ from naiad.types import (
     ModelInfo,
     Progress,
     Prompt,
+    Running,
     TextPrompt,
 )
 
@@ -154,6 +155,7 @@ class Service:
                 channels,
                 keeps_stop=request.keeps_stop,
             )
+            entry.running = lambda: Running(request, generation.usage)
             try:
                 yield generation
             finally:
@@ -194,6 +196,15 @@ class Service:
     def progress(self, caller: Caller, handle: str | None) -> Progress | None:
         """How far that generation is; None when it has text or did not ask."""
         return self._registry.progress(caller, handle)
+
+    def running(self, caller: Caller) -> list[Running]:
+        """This caller's own requests that the engine has accepted, oldest first."""
+        return self._registry.running(caller)
+
+    async def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """The bytes of each token id, control tokens as text."""
+        known = {one: await self._engine.detokenize([one]) for one in dict.fromkeys(ids)}
+        return [known[one] for one in ids]
 
     def perf(self) -> Mapping[str, Any]:
         """Counters; service.perf names them."""

@@ -67,8 +67,7 @@ DIALECT = Dialect(
         *_extra("/api/extra"),
         _generate("/request", parse_basic),
         _query("GET", "/.well-known/serviceinfo", queries.show_service, Access.PUBLIC),
-        _query("GET", "/props", queries.show_props),
     ),
     error_body=error_body,
-    prefixes=("/api/", "/props", "/request"),
+    prefixes=("/api/", "/request"),
 )

@@ -162,19 +162,5 @@ async def show_perf(backend: Backend, _call: Call) -> Any:
     }
 
 
-async def show_props(backend: Backend, _call: Call) -> Any:
-    """llama-server's properties, as far as clients of KoboldCpp read them."""
-    model = backend.model
-    return {
-        "default_generation_settings": {"n_ctx": model.engine.n_ctx},
-        "total_slots": model.engine.parallel,
-        "model_path": model.name,  # the name only: paths are nobody's business
-        "chat_template": model.chat_template or "",
-        "bos_token": model.bos_token,
-        "eos_token": model.eos_token,
-        "modalities": {"vision": False, "audio": False},
-    }
-
-
 def _speed(n_tokens: int, seconds: float) -> float:
     return n_tokens / seconds if seconds > 0 else 0.0
