@@ -86,9 +86,9 @@ def test_a_prompt_that_is_too_long_is_cut_behind_the_memory() -> None:
 def test_what_was_cut_is_told() -> None:
     finished = Finished(FinishReason.STOP, Usage(7, 3, dropped_tokens=5))
     [*_, last] = events(stream(KoboldFormatter(), ["a"], finished))
-    assert last == {"token": "", "finish_reason": "stop", "dropped_prompt_tokens": 5}
+    assert last == {"token": "", "finish_reason": "stop", "dropped_tokens": 5}
     [result] = whole(KoboldFormatter(), ["a"], finished)["results"]
-    assert result["dropped_prompt_tokens"] == 5
+    assert result["dropped_tokens"] == 5
 
 
 @pytest.mark.parametrize("body", [{"trim_stop": False}, {"include_stop_str_in_output": True}])

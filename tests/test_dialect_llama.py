@@ -194,6 +194,11 @@ def test_a_full_context_is_told(reason: FinishReason, n_predicted: int, is_trunc
     assert whole(LlamaFormatter("m", n_ctx=10), ["a"], finished)["truncated"] is is_truncated
 
 
+def test_text_that_was_given_up_is_told() -> None:
+    finished = Finished(FinishReason.STOP, Usage(7, 3, dropped_tokens=2))
+    assert whole(LlamaFormatter("m", n_ctx=99), ["a"], finished)["truncated"] is True
+
+
 def test_new_lines_are_noticed_streamed_and_whole() -> None:
     finished = Finished(FinishReason.STOP, Usage(1, 2))
     for pieces, want in ((["a\n", "b"], True), (["a", "b"], False)):

@@ -221,7 +221,8 @@ class Caller:
 class Usage:
     """Token counts of one stream; cached_tokens are those of the prompt that were not computed.
 
-    dropped_tokens: left out of the prompt because it was too long; not among prompt_tokens.
+    dropped_tokens: the oldest ones, left out of a prompt that was too long (these are not among
+        prompt_tokens) or given up while the answer went on past the end of the context.
     """
 
     prompt_tokens: int = 0

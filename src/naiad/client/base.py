@@ -91,7 +91,7 @@ class TokenStream(Protocol):
 
     @property
     def n_dropped(self) -> int:
-        """Tokens that were cut from a prompt that was too long."""
+        """Tokens that were left out of a prompt that was too long, or given up since, so far."""
         ...
 
     async def get(self) -> TokenBatch:

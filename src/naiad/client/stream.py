@@ -25,6 +25,7 @@ class Stream:
     Attributes:
         job: what was asked for.
         emitted: every token id that has come, in order, read or not.
+        n_dropped: tokens left out of a prompt that was too long, or given up since.
         next_seq: the place that the next item must have.
         is_accepted: the engine's yes has come. Not the same as `accepted` being done: a caller
             that leaves cancels the future at once, and the yes may come before the abort goes out.
@@ -32,8 +33,8 @@ class Stream:
     """
 
     __slots__ = (
-        "_backlog", "_cached", "_error", "_finish", "_is_end_taken", "_progress", "_waiter",
-        "accepted", "emitted", "is_accepted", "is_ended", "job", "n_dropped", "n_prompt",
+        "_backlog", "_cached", "_error", "_finish", "_is_end_taken", "_n_cut", "_progress",
+        "_waiter", "accepted", "emitted", "is_accepted", "is_ended", "job", "n_dropped", "n_prompt",
         "next_seq", "uid",
     )  # fmt: skip
 
@@ -50,6 +51,7 @@ class Stream:
         self._backlog: deque[tuple[list[int], bytes]] = deque()
         self._is_end_taken = False
         self._cached = 0
+        self._n_cut = 0  # from the prompt, before it began
         self._progress: Progress | None = None  # told while there is nothing else to tell
         self._finish: FinishReason | None = None
         self._error: NaiadError | None = None
@@ -58,7 +60,7 @@ class Stream:
     def accept(self, n_prompt: int, n_dropped: int = 0) -> None:
         """The engine's yes; submit() returns."""
         self.n_prompt = n_prompt
-        self.n_dropped = n_dropped
+        self.n_dropped = self._n_cut = n_dropped
         self.is_accepted = True
         if not self.accepted.done():
             self.accepted.set_result(self)
@@ -68,6 +70,7 @@ class Stream:
         self.next_seq += 1
         self.emitted += item.tokens
         self._cached = item.n_cached or self._cached
+        self.n_dropped = self._n_cut + item.n_dropped
         if item.tokens or item.data:
             self._backlog.append((item.tokens, item.data))
             if len(self._backlog) > MERGE_BEYOND:

@@ -289,7 +289,16 @@ class EngineCore:
         sequence.n_sent += 1
         why = (said.code, said.error) if said.error else None
         n_cached = max(sequence.n_cached, 0)
-        return StreamItem(sequence.uid, place, said.tokens, said.data, said.finish, n_cached, why)
+        return StreamItem(
+            sequence.uid,
+            place,
+            said.tokens,
+            said.data,
+            said.finish,
+            n_cached,
+            why,
+            n_dropped=sequence.n_dropped,
+        )
 
     def _end(self, sequence: Sequence, said: Said) -> StreamItem:
         """The last item of a stream, and the end of all that the engine holds for it."""

@@ -132,6 +132,7 @@ class StreamItem(msgspec.Struct, frozen=True, array_like=True):
         that settles none, because they may yet be taken back, has no item.
     finish: set on the last item only; n_cached: prompt tokens reused, meaningful from seq 0 on.
     error: (code, message) when finish is "error".
+    n_dropped: tokens that were given up so far to stay within the context.
     """
 
     uid: int
@@ -141,6 +142,7 @@ class StreamItem(msgspec.Struct, frozen=True, array_like=True):
     finish: FinishReason | None = None
     n_cached: int = 0
     error: tuple[str, str] | None = None
+    n_dropped: int = 0
 
 
 class StepDone(Event, frozen=True, tag=True, array_like=True):

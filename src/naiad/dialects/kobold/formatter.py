@@ -82,6 +82,6 @@ class BasicFormatter(KoboldFormatter):
 
 
 def _dropped(finished: Finished) -> dict[str, int]:
-    """What was left out of a prompt that was too long; nothing when it fitted."""
+    """How much of the oldest text was given up to stay in the context; nothing if all fitted."""
     n_dropped = finished.usage.dropped_tokens
-    return {"dropped_prompt_tokens": n_dropped} if n_dropped else {}
+    return {"dropped_tokens": n_dropped} if n_dropped else {}

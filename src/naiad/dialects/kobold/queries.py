@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 import naiad
-from naiad.dialects.base import Backend, Call
+from naiad.dialects.base import Backend, Call, Raw
 from naiad.dialects.fields import Fields, boolean, text, token_ids
+from naiad.dialects.kobold.gbnf import to_gbnf
 from naiad.dialects.kobold.requests import DEFAULT_MAX_LENGTH
 from naiad.dialects.progress import progress_of
 from naiad.dialects.prompts import read_messages
 from naiad.dialects.sampling import read_handle
+from naiad.errors import InvalidRequest
 from naiad.types import ChatPrompt, GenerateRequest
 
 #: Level of the KoboldAI API, and the KoboldCpp release whose text API is answered here: clients
@@ -135,6 +139,16 @@ async def detokenize(backend: Backend, call: Call) -> Any:
     special = fields.get(boolean, "special")
     ids = fields.need(token_ids(backend.model.n_vocab), "ids")
     return {"result": await backend.detokenize(ids, special=special is not False), "success": True}
+
+
+async def convert_schema(_backend: Backend, call: Call) -> Any:
+    """The GBNF of a JSON schema, which is `schema` or the body itself."""
+    try:
+        grammar = to_gbnf(call.body.get("schema") or dict(call.body))
+    except InvalidRequest as error:
+        told = {"result": "", "success": False, "error": error.message}
+        return Raw(msgspec.json.encode(told), status=error.status)
+    return {"result": grammar, "success": True}
 
 
 async def show_perf(backend: Backend, _call: Call) -> Any:

@@ -95,6 +95,7 @@ class LlamaFormatter(Formatter):
     def _last(self, content: str, finished: Finished) -> dict[str, Any]:
         usage = finished.usage
         n_predicted = 0 if self._is_silent else usage.completion_tokens
+        is_cut = finished.reason is FinishReason.LENGTH
         n_all = usage.prompt_tokens + usage.completion_tokens
         return {
             **_PIECE,
@@ -108,7 +109,7 @@ class LlamaFormatter(Formatter):
             "generation_settings": self._settings,
             "prompt": self._prompt,
             "has_new_line": self._has_new_line and not self._is_silent,
-            "truncated": finished.reason is FinishReason.LENGTH and 0 < self._n_ctx <= n_all,
+            "truncated": usage.dropped_tokens > 0 or (is_cut and 0 < self._n_ctx <= n_all),
             **_stop_of(finished),
             "timings": timings_of(usage, finished.timings),
         }
