@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,7 +16,8 @@ from naiad.chat.output import Output
 from naiad.chat.tool_formats import FORMATS
 from naiad.config import Config
 from naiad.engine.base import CoreJob
-from naiad.service.controls import Controls
+from naiad.native.model import Model
+from naiad.service.controls import MOST_KNOWN, Controls
 from naiad.service.service import Service
 from naiad.types import (
     ChatMessage,
@@ -180,6 +182,49 @@ def test_a_hidden_mark_is_found_however_it_is_cut(sizes: list[int]) -> None:
         kind = type(event).__name__
         told[kind] = told.get(kind, "") + event.text  # type: ignore[union-attr]
     assert told == {"TextDelta": "xy<b<a", "ReasoningDelta": "r<"}
+
+
+def test_hidden_marks_are_no_part_of_arguments_either() -> None:
+    output = Output(lambda: "id", hidden=("<a>",))
+    for text in ("<a>", '{"x": "<', "b", '">', "<"):  # the first belongs to no call
+        output.arguments(text)
+        if text == "<a>":
+            output.call("f")
+    output.arguments("a>")
+    output.arguments("<")
+    output.end_call()
+    told = "".join(event.arguments for event in output.take())  # type: ignore[union-attr]
+    assert told == '{"x": "<b"><'
+
+
+async def test_a_control_token_may_be_a_stop_string() -> None:
+    engine = VocabEngine("so<|start|>user", "")
+    stops = ("<|start|>", "\nYou:", "<b>")
+    told = await answer(engine, prompt=TextPrompt("Hi"), stop=stops)
+    assert (told.text, told.finished.matched_stop) == ("so", "<|start|>")
+    assert engine.n_asked == 2  # a stop without brackets is no control token
+    assert (await answer(engine, prompt=TextPrompt("Hi"), stop=("user",))).text == "so"
+
+
+async def test_what_is_known_of_marks_is_bounded() -> None:
+    engine = VocabEngine("", "")
+    controls = Controls(engine)
+    assert engine.model is not None
+    for n in range(2 * MOST_KNOWN):
+        await controls.ids((f"<{n}>",), engine.model)
+    assert len(controls._known) <= MOST_KNOWN
+
+
+@pytest.mark.model
+def test_a_real_vocabulary_has_control_tokens(starter: Path) -> None:
+    model = Model(starter)
+    try:
+        [token] = model.vocab.encode("<|im_start|>", add_special=False, parse_special=True)
+        assert model.vocab.decode([token], special=False) == b""
+        assert model.vocab.decode([token], special=True) == b"<|im_start|>"
+        assert model.vocab.infill is None
+    finally:
+        model.close()
 
 
 # -- the engine's part --------------------------------------------------------------------------

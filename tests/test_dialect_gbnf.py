@@ -122,6 +122,7 @@ def test_the_grammar_takes_what_the_schema_takes(
 def test_white_space_is_allowed_and_bounded(compiler: GrammarCompiler) -> None:
     assert takes(compiler, PERSON, '{ "age" : 5 ,\n "tags": [ "a" , 3 ] }')
     assert not takes(compiler, PERSON, '{"age":' + " " * 21 + "5}")
+    assert not takes(compiler, PERSON, '{"age":5} ')  # a model would go on with it
 
 
 def test_properties_keep_their_order(compiler: GrammarCompiler) -> None:

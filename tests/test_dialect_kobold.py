@@ -182,7 +182,8 @@ async def test_token_counts(path: str) -> None:
 async def test_token_counts_of_a_conversation() -> None:
     backend = FakeBackend()
     body = {"messages": [{"role": "user", "content": "Hi"}]}
-    assert (await ask("/api/extra/tokencount", body, backend))["value"] == 1 + len("rendered")
+    told = await ask("/api/extra/tokencount", body, backend)
+    assert (told["value"], told["prompt"]) == (1 + len("rendered"), "rendered")
     assert backend.asked[0].prompt == ChatPrompt((ChatMessage("user", "Hi"),))
 
 

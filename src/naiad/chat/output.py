@@ -28,6 +28,7 @@ class Output:
     __slots__ = (
         "_events",
         "_held",
+        "_held_arguments",
         "_held_kind",
         "_hidden",
         "_id",
@@ -53,6 +54,7 @@ class Output:
         self._hidden = tuple(hidden)
         self._held = ""  # text that may become a hidden mark
         self._held_kind: _TextKind = TextDelta
+        self._held_arguments = ""
         self._is_open = False
         self._id = self._name = ""
 
@@ -82,13 +84,17 @@ class Output:
         if kind is not self._held_kind:
             self._release()
         self._held_kind = kind
-        rest, parts = self._held + text, []
+        sure, self._held = self._split(self._held + text)
+        return sure
+
+    def _split(self, text: str) -> tuple[str, str]:
+        """A text without hidden marks, and the end of it that may become one."""
+        parts = []
         mark: str | None = ""
         while mark is not None:
-            before, mark, rest = split_first(rest, self._hidden)
+            before, mark, text = split_first(text, self._hidden)
             parts.append(before)
-        self._held = rest
-        return "".join(parts)
+        return "".join(parts), text
 
     def _release(self) -> None:
         """What was held back became no mark."""
@@ -115,13 +121,18 @@ class Output:
 
     def arguments(self, text: str) -> None:
         """More of the arguments' JSON text; "" is none."""
+        if self._hidden:
+            text, self._held_arguments = self._split(self._held_arguments + text)
         if text and self._is_open:
             self._events.append(self._piece(text))
 
     def end_call(self) -> None:
         """The call is complete."""
+        held, self._held_arguments = self._held_arguments, ""
         if not self._is_open:
             return
+        if held:
+            self._events.append(self._piece(held))
         self._is_open = False
         self._events.append(self._piece("", is_last=True))
         self.is_full = self.n_calls == self._max_calls

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from naiad.client.base import EngineClient
 from naiad.types import ModelInfo
+
+#: Marks that are remembered; clients' stop strings may be any.
+MOST_KNOWN = 1024
+MAX_MARK_CHARS = 64
+
+
+def may_be_control(text: str) -> bool:
+    """Whether a text is written as control tokens are: <...> or [...]."""
+    return 2 < len(text) <= MAX_MARK_CHARS and (text[0] + text[-1]) in {"<>", "[]"}
 
 
 class Controls:
@@ -16,10 +25,12 @@ class Controls:
         self._model: ModelInfo | None = None
         self._known: dict[str, int | None] = {}
 
-    async def ids(self, marks: Iterable[str], model: ModelInfo) -> dict[str, int]:
+    async def ids(self, marks: Sequence[str], model: ModelInfo) -> dict[str, int]:
         """The token ids of those marks that are control tokens of the loaded model."""
         if model is not self._model:
             self._model, self._known = model, {}
+        if len(self._known) + len(marks) > MOST_KNOWN:
+            self._known = {}
         known = self._known
         for mark in marks:
             if mark not in known:

@@ -6,7 +6,7 @@ the context is entered; leaving the context, by whatever way, ends the engine's 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from naiad.config import Config
 from naiad.errors import AdminRequired, EngineUnavailable, ModelNotFound, Unsupported
 from naiad.service import health
 from naiad.service.admission import Admission, tokens_in
-from naiad.service.controls import Controls
+from naiad.service.controls import Controls, may_be_control
 from naiad.service.generate import Generation
 from naiad.service.perf import Perf
 from naiad.service.registry import Registry
@@ -129,7 +129,10 @@ class Service:
         ):
             _check_thinking(request.prompt, model)
             prompt = await self._prompt(request.prompt, model)
-            shown = await self._controls.ids(_marks(request.prompt, model), model)
+            marks = _marks(request.prompt, model)
+            # A stop string that is a control token has to show to be found; it never gets further.
+            stops = [stop for stop in request.stop if may_be_control(stop)]
+            shown = await self._controls.ids([*marks, *stops], model)
             job = Job(
                 prompt=prompt,
                 max_tokens=request.max_tokens,
@@ -145,7 +148,7 @@ class Service:
             )
             stream = await self._engine.submit(job)
             place.counted(stream.n_prompt)
-            channels = _channels(request.prompt, prompt, model, shown)
+            channels = _channels(request.prompt, prompt, model, shown.keys() & set(marks))
             generation = Generation(
                 stream,
                 request.stop,
@@ -273,7 +276,7 @@ def _channels(
     prompt: Prompt,
     rendered: str | tuple[int, ...],
     model: ModelInfo,
-    controls: Mapping[str, int],
+    controls: Collection[str],
 ) -> Channels | None:
     if not isinstance(prompt, ChatPrompt) or not isinstance(rendered, str):
         return None

@@ -24,9 +24,9 @@ _BASE = {
     "boolean": '"true" | "false"',
     "null": '"null"',
     "value": "object | array | string | number | boolean | null",
-    "object": '"{" ws (pair ("," ws pair)*)? "}" ws',
+    "object": '"{" ws (pair ("," ws pair)*)? "}"',
     "pair": 'string ws ":" ws value ws',
-    "array": '"[" ws (value ws ("," ws value ws)*)? "]" ws',
+    "array": '"[" ws (value ws ("," ws value ws)*)? "]"',
 }
 _NEEDS = {
     "string": ("char",),
@@ -152,7 +152,7 @@ class _Writer:
             raise Unsupported("Properties beyond those named cannot be said.", param="schema")
         ws = self._base("ws")
         # Two chains of rules: the rest of the object with nothing before it, and with something.
-        first, further = f'"}}" {ws}', f'"}}" {ws}'
+        first, further = '"}"', '"}"'
         for name in reversed(properties):
             value = self._rule(properties[name], depth + 1)
             pair = f'{_literal(name)} {ws} ":" {ws} {self._single(value)} {ws} '
@@ -169,20 +169,20 @@ class _Writer:
             return self._base("object")
         ws = self._base("ws")
         if values is False:
-            return f'"{{" {ws} "}}" {ws}'
+            return f'"{{" {ws} "}}"'
         value = self._single(self._rule(values, depth + 1))
         pair = self._named(f'{self._base("string")} {ws} ":" {ws} {value} {ws}')
-        return f'"{{" {ws} ({pair} ("," {ws} {pair})*)? "}}" {ws}'
+        return f'"{{" {ws} ({pair} ("," {ws} {pair})*)? "}}"'
 
     def _array(self, schema: Mapping[str, Any], depth: int) -> str:
         ws = self._base("ws")
         item = f"{self._single(self._rule(schema.get('items', True), depth + 1))} {ws}"
         least, most = _bounds(schema, "minItems", "maxItems")
         if most == 0:
-            return f'"[" {ws} "]" {ws}'
+            return f'"[" {ws} "]"'
         more = f"{{{max(0, least - 1)},{'' if most is None else most - 1}}}"
         items = f'{item} ("," {ws} {item}){more}'
-        return f'"[" {ws} {items if least else f"({items})?"} "]" {ws}'
+        return f'"[" {ws} {items if least else f"({items})?"} "]"'
 
     def _single(self, body: str) -> str:
         """A name for what may stand inside a longer rule."""

@@ -130,7 +130,8 @@ async def count_tokens(backend: Backend, call: Call) -> Any:
         messages, _ = read_messages(fields)
         prompt = await backend.render_chat(GenerateRequest(prompt=ChatPrompt(messages)))
     ids = await backend.tokenize(prompt, add_special=add_special is not False)
-    return {"value": len(ids), "ids": ids}
+    rendered = {} if fields.find("messages")[1] is None else {"prompt": prompt}
+    return {"value": len(ids), "ids": ids, **rendered}
 
 
 async def detokenize(backend: Backend, call: Call) -> Any:
