@@ -9,6 +9,7 @@ from typing import Any
 
 from naiad.dialects.base import ApartWork, Documents, Formatter
 from naiad.errors import EngineFailed
+from naiad.service.stories import Stories
 from naiad.types import (
     Caller,
     Completion,
@@ -19,6 +20,7 @@ from naiad.types import (
     GenerateRequest,
     ModelInfo,
     Progress,
+    Running,
     Started,
     TextDelta,
     Usage,
@@ -81,6 +83,8 @@ class FakeBackend:
     is_protected: bool = False
     counters: Mapping[str, Any] = field(default_factory=dict)
     told: Progress | None = None
+    at_work: list[Running] = field(default_factory=list)
+    stories: Stories = field(default_factory=lambda: Stories("/nowhere"))
 
     @property
     def model(self) -> ModelInfo:
@@ -104,6 +108,13 @@ class FakeBackend:
 
     def progress(self, caller: Caller, handle: str | None) -> Progress | None:
         return self.told
+
+    async def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        return ["é€".encode()[one % 5 : one % 5 + 1] if one > 127 else bytes([one]) for one in ids]
+
+    def running(self, caller: Caller) -> list[Running]:
+        self.asked.append(caller)
+        return self.at_work
 
     def perf(self) -> Mapping[str, Any]:
         return self.counters

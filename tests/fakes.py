@@ -51,6 +51,7 @@ class FakeStream:
         self.uid = uid
         self.job = job
         self.n_prompt = n_prompt
+        self.n_dropped = 0
         self.is_ended = False
         self.most_merged = 0
         self._tokens: list[int] = []

@@ -45,6 +45,7 @@ class PolledStream:
     def __init__(self, uid: int, n_prompt: int, shared: Shared) -> None:
         self.uid = uid
         self.n_prompt = n_prompt
+        self.n_dropped = 0
         self._shared = shared
         self._taken = 0
 

@@ -104,6 +104,14 @@ class TestMailbox:
         stream.put(item(1, 1))
         assert (await reading).n_cached == 7
 
+    async def test_what_was_given_up_is_counted_from_the_prompt_on(self) -> None:
+        stream = new_stream()
+        stream.accept(4, 3)
+        assert stream.n_dropped == 3
+        for n_dropped in (0, 5):
+            stream.put(StreamItem(1, 0, [1], b"a", n_dropped=n_dropped))
+        assert stream.n_dropped == 8
+
     async def test_the_first_end_counts_and_there_is_no_second(self) -> None:
         stream = new_stream()
         stream.accept(4)

@@ -26,6 +26,8 @@ NAMES = sorted(
     | {"custom_token_bans", "chat_template_kwargs", "response_format", "echo", "suffix"}
     | {"tools", "tool_choice", "system", "thinking", "think", "options", "format", "images"}
     | {"reasoning_effort", "stop_sequences", "output_config", "keep_alive", "raw", "template"}
+    | {"input_prefix", "input_suffix", "input_extra", "n_predict", "n_cmpl", "response_fields"}
+    | {"text", "audio", "trim_stop", "render_special", "replace_instruct_placeholders"}
     | {"best_of", "continue_final_message", "add_generation_prompt", "unknown"}
 )
 #: What a JSON decoder can hand over, lone surrogates and numbers beyond a float included.
@@ -36,7 +38,9 @@ SCALARS = (
     | st.integers(-(10**400), 10**400)
     | st.floats()
     | st.text(st.characters(), max_size=5)
-    | st.sampled_from(["1", "2.0", "nan", "\ud800", "user", "assistant", "text", "auto"])
+    | st.sampled_from(
+        ["1", "2.0", "nan", "\ud800", "user", "assistant", "text", "auto", "{{[OUTPUT]}}"]
+    )
 )
 KEYS = (
     *("role", "content", "type", "text", "5", "include_usage", "\ud800", "function", "name"),

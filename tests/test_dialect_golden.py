@@ -18,7 +18,8 @@ from naiad.chat.output import CallEvent
 from naiad.dialects.anthropic.formatter import MessageFormatter
 from naiad.dialects.base import Formatter
 from naiad.dialects.framing import to_json
-from naiad.dialects.kobold.formatter import KoboldFormatter
+from naiad.dialects.kobold.formatter import BasicFormatter, KoboldFormatter
+from naiad.dialects.llama.formatter import LlamaFormatter
 from naiad.dialects.ollama.formatter import ChatFormatter as OllamaChat
 from naiad.dialects.ollama.formatter import GenerateFormatter
 from naiad.dialects.openai.formatter import ChatFormatter, Head, TextFormatter
@@ -46,6 +47,14 @@ FORMATTERS: dict[str, Callable[[], Formatter]] = {
     "openai-text": lambda: TextFormatter(HEAD),
     "openai-text-usage": lambda: TextFormatter(HEAD, include_usage=True),
     "kobold": KoboldFormatter,
+    "kobold-basic": BasicFormatter,
+    "llama": lambda: LlamaFormatter(
+        "tiny.Q4_1", prompt="Hi", settings={"top_k": 40, "n_predict": -1}, n_ctx=10
+    ),
+    "llama-silent": lambda: LlamaFormatter("tiny.Q4_1", is_silent=True),
+    "llama-some-fields": lambda: LlamaFormatter(
+        "tiny.Q4_1", settings={"top_k": 40}, only=("content", "generation_settings/top_k", "x/y")
+    ),
     "ollama-chat": lambda: OllamaChat("tiny:latest", CREATED_AT, lambda: 0),
     "ollama-generate": lambda: GenerateFormatter("tiny:latest", CREATED_AT, lambda: 0),
     "anthropic": lambda: MessageFormatter("tiny", "msg_1"),

@@ -13,7 +13,7 @@ from dialect_cases import MODEL
 from naiad.dialects.kobold.requests import parse_stream, parse_whole
 from naiad.dialects.openai.requests import parse_completion
 from naiad.dialects.sampler_order import kobold_order
-from naiad.types import GenerateRequest, SamplingParams, TextPrompt
+from naiad.types import GenerateRequest, SamplingParams, TextPrompt, Trim
 
 PROMPT = TextPrompt("You are Seraphina.\nYou: Hi!\nSeraphina:")
 
@@ -121,6 +121,7 @@ def test_kobold_classic(parse: Any, is_streamed: bool) -> None:
             seed=7,
         ),
         shift_at_limit=True,
+        trim=Trim(4096),
         max_tokens=182,
         stop=("You:", "\nSeraphina "),
         stream=is_streamed,

@@ -14,7 +14,7 @@ from naiad.engine.grammar.follower import Follower
 from naiad.errors import EngineUnavailable, InvalidRequest
 from naiad.ipc.channel import WorkerChannel
 from naiad.ipc.messages import Accepted, Refused, Submit
-from naiad.types import Grammar, SamplingParams
+from naiad.types import EngineSettings, Grammar, ModelInfo, SamplingParams, Trim
 
 FOLLOWER = cast(Follower, object())
 
@@ -174,3 +174,53 @@ def test_after_the_end_nobody_is_answered(
     backend.may_compile.set()
     accepting.submit(submit(2, "b"))
     assert told.events == []
+
+
+# -- prompts that are too long ------------------------------------------------------------------
+
+
+class Letters(Backend):
+    """One token a character, a BOS in front, a context of 10."""
+
+    info = ModelInfo(name="letters", engine=EngineSettings(n_ctx=10))
+
+    class tokenizer:
+        @staticmethod
+        def encode(text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+            assert parse_special
+            return [0] * add_special + list(text.encode())
+
+
+def cut(text: str | list[int], trim: Trim | None, max_tokens: int | None = 3) -> tuple[str, int]:
+    """What is left of a prompt, its BOS as a caret, and how much is told to be left out."""
+    told = Told()
+    made = Accepting(
+        cast(WorkerChannel, told), 1, lambda: cast(EngineBackend, Letters()), told.enqueue
+    )
+    made.submit(Submit(1, text, max_tokens, SamplingParams(), trim=trim))
+    accepted, job = told.wait(2)
+    made.close()
+    assert accepted.n_prompt == len(job.prompt)
+    return bytes(token or ord("^") for token in job.prompt).decode(), accepted.n_dropped
+
+
+@pytest.mark.parametrize(
+    ("text", "trim", "max_tokens", "want"),
+    [
+        ("abcdefghij", None, 3, ("^abcdefghij", 0)),
+        ("abcdef", Trim(), 3, ("^abcdef", 0)),
+        ("abcdefg", Trim(), 3, ("^bcdefg", 1)),
+        ("abcdefghij", Trim(None, 2), 3, ("^abghij", 4)),
+        ("abcdefghij", Trim(8, 2), 3, ("^abij", 6)),
+        ("abcdefghij", Trim(99, 2), 3, ("^abghij", 4)),
+        ("abcdefghij", Trim(), 99, ("^ghij", 6)),  # the answer never takes more than half
+        ("abcdefghij", Trim(), None, ("^cdefghij", 2)),
+        ("abcdefghij", Trim(None, 9), 3, ("^abcdefghij", 0)),  # the kept part alone is too long
+        ("abcdefghij", Trim(None, 10), 3, ("^abcdefghij", 0)),
+        ([1, 2], Trim(), 3, ("\x01\x02", 0)),
+    ],
+)
+def test_the_oldest_of_a_prompt_that_is_too_long_is_left_out(
+    text: str | list[int], trim: Trim | None, max_tokens: int | None, want: tuple[str, int]
+) -> None:
+    assert cut(text, trim, max_tokens) == want

@@ -58,6 +58,9 @@ def test_a_stream_goes_on_past_the_context(n_prompt: int) -> None:
     items = run(core, [CoreJob(1, tuple(prompt), 3000, GREEDY, shift_at_limit=True)])[1]
     assert said(items) == answer(prompt, 3000)
     assert items[-1].finish is FinishReason.LENGTH
+    dropped = [item.n_dropped for item in items]
+    assert dropped == sorted(dropped)
+    assert n_prompt + 3000 - N_CTX <= dropped[-1] < n_prompt + 3000
     assert [item.seq for item in items] == list(range(len(items)))
 
 

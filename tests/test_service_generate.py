@@ -327,3 +327,18 @@ async def test_each_key_has_a_cache_of_its_own_unless_told_otherwise(
         async with service.generate(request(), Caller("x", namespace=namespace)) as generation:
             await read(generation)
     assert [stream.job.namespace for stream in engine.streams.values()] == seen
+
+
+@pytest.mark.parametrize("cuts", [1, 3, 99])
+async def test_a_stop_string_may_stay_in_the_text(cuts: int) -> None:
+    engine = FakeEngine(silent)
+    service = make_service(engine)
+    asked = request(stop=("END", "never"), keeps_stop=True)
+    async with service.generate(asked, ALICE) as generation:
+        [stream] = engine.streams.values()
+        said = "so it ENDs"
+        for place in range(0, len(said), cuts):
+            stream.put(said[place : place + cuts])
+        stream.end(FinishReason.STOP)
+        whole = await generation.whole()
+    assert (whole.text, whole.finished.matched_stop) == ("so it END", "END")

@@ -7,9 +7,10 @@ from contextlib import ExitStack
 
 import pytest
 
-from fakes import ALICE
+from fakes import ALICE, request
+from naiad import types
 from naiad.service.registry import CREDIT_S, Entry, Registry
-from naiad.types import Caller
+from naiad.types import Caller, Usage
 
 BOB = Caller("bob")
 
@@ -40,6 +41,19 @@ class Running:
     def finish(self) -> None:
         self.entry.is_finished = True
         self._stack.close()
+
+
+def test_a_caller_sees_what_the_engine_has_accepted_of_its_own() -> None:
+    registry = Registry()
+    mine, waiting, other = Running(registry), Running(registry), Running(registry, BOB)
+    told = types.Running(request(), Usage(1, 2))
+    mine.entry.running = other.entry.running = lambda: told
+    assert registry.running(ALICE) == [told]
+    mine.finish()
+    assert registry.running(ALICE) == []
+    for one in (waiting, other):
+        one.finish()
+    assert registry.running(BOB) == []
 
 
 def test_the_race_of_stop_two_hundred_times() -> None:

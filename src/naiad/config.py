@@ -83,6 +83,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     strict_model: bool = False
     share_cache: bool = False  # prompts of one key may reuse the work done for another's
     models_dir: str | None = None  # None: the user's data folder
+    saves_dir: str | None = None  # None: in the user's data folder
+    preload_story: str | None = None  # path of a story, as JSON, that KoboldAI Lite opens at first
+    multiplayer: bool = False  # players may share one story
     max_queue: int = 256
     max_queue_tokens: int = 1 << 20  # of prompts that wait to be computed: 256 of 4096 tokens
     max_body_bytes: int = 32 * 1024 * 1024

@@ -164,6 +164,17 @@ class ChatPrompt:
 Prompt = TextPrompt | TokenPrompt | ChatPrompt
 
 
+class Trim(msgspec.Struct, frozen=True, array_like=True):
+    """Leave out what is old in a prompt that is too long, instead of refusing it.
+
+    n_total: tokens that prompt and answer may take together; None: the context.
+    n_kept_chars: characters at the beginning of the prompt's text that stay.
+    """
+
+    n_total: int | None = None
+    n_kept_chars: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """A validated request, free of any dialect.
@@ -180,6 +191,9 @@ class GenerateRequest:
     wants_progress: Progress events may come before the first text.
     grammar: what the answer must follow; None for free text.
     has_echo: the prompt's text comes before the answer.
+    keeps_stop: the stop string that ended the text is part of it after all.
+    shows_controls: control tokens show as their text.
+    trim: a text that is too long for a prompt is cut; None: it is refused.
     """
 
     prompt: Prompt
@@ -194,6 +208,9 @@ class GenerateRequest:
     shift_at_limit: bool = False
     grammar: Grammar | None = None
     has_echo: bool = False
+    keeps_stop: bool = False
+    shows_controls: bool = False
+    trim: Trim | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,11 +232,24 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one stream; cached_tokens are those of the prompt that were not computed."""
+    """Token counts of one stream; cached_tokens are those of the prompt that were not computed.
+
+    dropped_tokens: the oldest ones, left out of a prompt that was too long (these are not among
+        prompt_tokens) or given up while the answer went on past the end of the context.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    dropped_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A request that has been accepted and has not ended, and what was counted so far."""
+
+    request: GenerateRequest
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,6 +380,26 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...] = ()
     echo: str = ""
     n_reasoning: int = 0
+
+
+class SavedStory(msgspec.Struct, frozen=True):
+    """A story that a client keeps on the server. format, data: the client's own business."""
+
+    title: str
+    format: str = ""
+    data: str = ""
+
+
+class SharedTurn(msgspec.Struct, frozen=True):
+    """How far a shared story is. turn_major counts whole replacements, turn_minor turns since.
+
+    is_idle: no other player is writing.
+    """
+
+    turn_major: int
+    turn_minor: int
+    is_idle: bool
+    data_format: str
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,12 +25,14 @@ class ToolFormat:
     """A way to write calls.
 
     shown: what a template of such a model holds. openings: marks that can only begin a call.
+    marks: those of its marks that are control tokens in some models, which must show as text then.
     """
 
     name: str
     shown: str
     openings: tuple[str, ...]
     read: Parser
+    marks: tuple[str, ...] = ()
 
 
 def _tagged(source: Source, output: Output, _names: frozenset[str]) -> Reading[None]:
@@ -176,14 +178,16 @@ def _text_until(source: Source, mark: str) -> Reading[str]:
 
 _GEMMA = ("<start_function_call>", "<end_function_call>", "<escape>")
 _GEMMA_4 = ("<|tool_call>", "<tool_call|>", '<|"|>')
+_MISTRAL = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]")
+_HERMES = ("<tool_call>", "</tool_call>")
 
 #: The first that a template shows is the model's.
 FORMATS = (
-    ToolFormat("functiongemma", _GEMMA[0], _GEMMA[:1], _gemma(*_GEMMA)),
-    ToolFormat("gemma4", _GEMMA_4[0], _GEMMA_4[:1], _gemma(*_GEMMA_4)),
-    ToolFormat("mistral", "[TOOL_CALLS]", ("[TOOL_CALLS]",), _mistral),
-    ToolFormat("hermes", "<tool_call>", ("<tool_call>",), _tagged),
-    ToolFormat("llama3", "<|python_tag|>", (), _bare),
+    ToolFormat("functiongemma", _GEMMA[0], _GEMMA[:1], _gemma(*_GEMMA), _GEMMA),
+    ToolFormat("gemma4", _GEMMA_4[0], _GEMMA_4[:1], _gemma(*_GEMMA_4), _GEMMA_4),
+    ToolFormat("mistral", _MISTRAL[0], _MISTRAL[:1], _mistral, _MISTRAL),
+    ToolFormat("hermes", _HERMES[0], _HERMES[:1], _tagged, _HERMES),
+    ToolFormat("llama3", "<|python_tag|>", (), _bare, ("<|python_tag|>",)),
 )
 
 #: Of models whose template shows no calls: they are told to write JSON.

@@ -21,6 +21,7 @@ from naiad.types import (
     Progress,
     SamplingParams,
     TokenLogprob,
+    Trim,
 )
 
 
@@ -54,6 +55,8 @@ class Job:
     shift_at_limit: when the context is full, give up the oldest tokens and go on.
     wants_progress: batches that tell of its progress may come before those with tokens.
     grammar: what the answer must follow.
+    trim: a prompt (as text) that is too long is cut instead of refused.
+    shown: ids of control tokens that show as text; None: all of them.
     """
 
     prompt: str | tuple[int, ...]
@@ -65,6 +68,8 @@ class Job:
     wants_progress: bool = False
     shift_at_limit: bool = False
     grammar: Grammar | None = None
+    trim: Trim | None = None
+    shown: tuple[int, ...] | None = ()
 
 
 class TokenBatch(msgspec.Struct, frozen=True):  # a struct, since one is made for every token
@@ -93,6 +98,11 @@ class TokenStream(Protocol):
     @property
     def n_prompt(self) -> int:
         """Tokens in the prompt, as the engine counts them."""
+        ...
+
+    @property
+    def n_dropped(self) -> int:
+        """Tokens that were left out of a prompt that was too long, or given up since, so far."""
         ...
 
     async def get(self) -> TokenBatch:

@@ -134,6 +134,8 @@ class SocketEngine:
                     job.wants_progress,
                     job.shift_at_limit,
                     job.grammar,
+                    trim=job.trim,
+                    shown=None if job.shown is None else list(job.shown),
                 )
             )
         except FrameRefused as error:

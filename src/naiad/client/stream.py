@@ -28,6 +28,7 @@ class Stream:
     Attributes:
         job: what was asked for.
         emitted: every token id that has come, in order, read or not.
+        n_dropped: tokens left out of a prompt that was too long, or given up since.
         next_seq: the place that the next item must have.
         is_accepted: the engine's yes has come. Not the same as `accepted` being done: a caller
             that leaves cancels the future at once, and the yes may come before the abort goes out.
@@ -35,14 +36,16 @@ class Stream:
     """
 
     __slots__ = (
-        "_backlog", "_cached", "_error", "_finish", "_is_end_taken", "_progress", "_waiter",
-        "accepted", "emitted", "is_accepted", "is_ended", "job", "n_prompt", "next_seq", "uid",
+        "_backlog", "_cached", "_error", "_finish", "_is_end_taken", "_n_cut", "_progress",
+        "_waiter", "accepted", "emitted", "is_accepted", "is_ended", "job", "n_dropped", "n_prompt",
+        "next_seq", "uid",
     )  # fmt: skip
 
     def __init__(self, uid: int, job: Job, accepted: asyncio.Future[Stream]) -> None:
         self.uid = uid
         self.job = job
         self.n_prompt = 0
+        self.n_dropped = 0
         self.accepted = accepted  # resolved by the engine's yes or no
         self.emitted: list[int] = []
         self.next_seq = 0
@@ -51,14 +54,16 @@ class Stream:
         self._backlog: deque[Waiting] = deque()
         self._is_end_taken = False
         self._cached = 0
+        self._n_cut = 0  # from the prompt, before it began
         self._progress: Progress | None = None  # told while there is nothing else to tell
         self._finish: FinishReason | None = None
         self._error: NaiadError | None = None
         self._waiter: asyncio.Future[None] | None = None
 
-    def accept(self, n_prompt: int) -> None:
+    def accept(self, n_prompt: int, n_dropped: int = 0) -> None:
         """The engine's yes; submit() returns."""
         self.n_prompt = n_prompt
+        self.n_dropped = self._n_cut = n_dropped
         self.is_accepted = True
         if not self.accepted.done():
             self.accepted.set_result(self)
@@ -68,6 +73,7 @@ class Stream:
         self.next_seq += 1
         self.emitted += item.tokens
         self._cached = item.n_cached or self._cached
+        self.n_dropped = self._n_cut + item.n_dropped
         if item.tokens or item.data:
             self._backlog.append((item.tokens, item.data, item.logprobs or []))
             if len(self._backlog) > MERGE_BEYOND:

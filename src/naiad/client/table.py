@@ -68,7 +68,7 @@ class StreamTable:
     def accepted(self, event: Accepted) -> None:
         stream = self._open.get(event.uid)
         if stream is not None and not stream.is_accepted:
-            stream.accept(event.n_prompt)
+            stream.accept(event.n_prompt, event.n_dropped)
         elif event.uid not in self._tombstones:
             self._violated(event.uid, "Accepted was not awaited")
 

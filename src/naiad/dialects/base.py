@@ -21,6 +21,9 @@ from naiad.types import (
     ModelInfo,
     Progress,
     ReasoningDelta,
+    Running,
+    SavedStory,
+    SharedTurn,
     Started,
     StreamEvent,
     TextDelta,
@@ -163,6 +166,58 @@ class ApartWork(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A handler's answer that is no JSON value, or has a status of its own."""
+
+    data: bytes
+    media: str = Media.JSON
+    status: int = 200
+
+
+class SaveSlots(Protocol):
+    """Stories in numbered slots; implemented in service.stories."""
+
+    async def titles(self) -> list[str]:
+        """The title of each slot; "" for an empty one."""
+        ...
+
+    async def load(self, slot: int) -> SavedStory | None: ...
+
+    async def save(self, slot: int, story: SavedStory | None) -> None:
+        """Replace what a slot holds; None empties it. Raises InvalidRequest, InternalError."""
+        ...
+
+
+class SharedStory(Protocol):
+    """One story that several players write in turns; implemented in service.stories."""
+
+    @property
+    def data(self) -> str:
+        """The whole story; "" before the first turn."""
+        ...
+
+    def status(self, sender: str, *, is_busy: bool = False) -> SharedTurn: ...
+
+    def replace(
+        self, sender: str, data: str, data_format: str, *, is_full: bool = False
+    ) -> SharedTurn: ...
+
+
+class Stories(Protocol):
+    """Stories that clients keep on the server. preloaded: the JSON object of one to open at first,
+    {} for none. shared: None when players may not share one."""
+
+    @property
+    def slots(self) -> SaveSlots: ...
+
+    @property
+    def preloaded(self) -> Any: ...
+
+    @property
+    def shared(self) -> SharedStory | None: ...
+
+
 class Backend(Protocol):
     """What handlers of a dialect may ask of the service; implemented by service.Service."""
 
@@ -176,11 +231,22 @@ class Backend(Protocol):
         """True when callers need a key."""
         ...
 
+    @property
+    def stories(self) -> Stories: ...
+
     async def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
     ) -> list[int]: ...
 
     async def detokenize(self, ids: list[int], *, special: bool = True) -> str: ...
+
+    async def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """The bytes of each token id, control tokens as text. One question for each kind of id."""
+        ...
+
+    def running(self, caller: Caller) -> list[Running]:
+        """This caller's own requests that the engine has accepted, oldest first."""
+        ...
 
     def abort(self, caller: Caller, handle: str | None) -> bool:
         """Cancel by handle, or by the rule for key-less aborts. True when something was cancelled
@@ -252,7 +318,7 @@ Parse = Callable[[Mapping[str, Any], ModelInfo], Parsed | Immediate]
 #: As Parse, for bodies that only the service can tell the meaning of.
 Plan = Callable[[Backend, Call], Awaitable[Parsed | Immediate | Ongoing]]
 
-#: Answers a plain request with a JSON value.
+#: Answers a plain request with a JSON value, or with Raw.
 Handle = Callable[[Backend, Call], Awaitable[Any]]
 
 

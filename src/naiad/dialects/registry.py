@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from naiad.dialects import anthropic, kobold, ollama, openai, page
+from naiad.dialects import anthropic, kobold, llama, ollama, openai, page
 from naiad.dialects.base import Dialect
 
 DIALECTS: tuple[Dialect, ...] = (
@@ -10,6 +10,7 @@ DIALECTS: tuple[Dialect, ...] = (
     kobold.DIALECT,
     ollama.DIALECT,
     anthropic.DIALECT,
+    llama.DIALECT,
     page.DIALECT,
 )
 

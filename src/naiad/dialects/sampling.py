@@ -204,6 +204,18 @@ def wants_progress(fields: Fields) -> bool:
     return fields.get(boolean, "return_progress") or False
 
 
+def keeps_stop(fields: Fields) -> bool:
+    """Whether the stop string that ended the text is part of it; KoboldCpp's and vLLM's names."""
+    is_kept = fields.get(boolean, "include_stop_str_in_output") or False
+    return fields.get(boolean, "trim_stop") is False or is_kept
+
+
+def shows_controls(fields: Fields) -> bool:
+    """Whether control tokens show as text; KoboldCpp's name and everybody else's."""
+    is_shown = fields.get(boolean, "render_special") or False
+    return fields.get(boolean, "skip_special_tokens") is False or is_shown
+
+
 def read_object(fields: Fields, name: str) -> Fields:
     """An object inside the body; an empty one when it is absent."""
     return Fields(fields.get(mapping, name) or {}, f"{name}.")
@@ -212,24 +224,34 @@ def read_object(fields: Fields, name: str) -> Fields:
 #: Values with which a field that has no effect here asks for none.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "add_bos_token": (True,),
+    "cache_prompt": (True,),
     "epsilon_cutoff": (0,),
     "eta_cutoff": (0,),
     "guidance_scale": (1,),
+    "id_slot": (-1,),
     "images": ([],),
+    "lora": ([],),
     "logprobs": (False, 0),
     "include_reasoning": (False, True),
     "memory": ("",),
     "min_keep": (0,),
     "min_tokens": (0,),
     "n": (1,),
+    "n_cache_reuse": (0,),
+    "n_indent": (0,),
+    "n_keep": (0,),
     "n_probs": (0,),
+    "post_sampling_probs": (False,),
     "quiet": (False, True),
     "render_special": (False,),
     "return_full_text": (False,),
+    "return_tokens": (False,),
     "singleline": (False,),
     "skew": (0,),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
+    "t_max_predict_ms": (0,),
+    "timings_per_token": (False,),
     "tools": ([],),
     "top_logprobs": (0,),
     "trim_stop": (True,),

@@ -83,8 +83,8 @@ class Accepting:
         try:
             if isinstance(follower, Exception):
                 raise follower
-            job = self._check(submit, follower)
-            accepted = Accepted(self._epoch, submit.uid, len(job.prompt))
+            job, n_dropped = self._check(submit, follower)
+            accepted = Accepted(self._epoch, submit.uid, len(job.prompt), n_dropped)
         except Exception as error:
             refusal = deliberate(error)
             details = refusal.details | ({"param": refusal.param} if refusal.param else {})
@@ -94,11 +94,10 @@ class Accepting:
         self._channel.send(accepted)
         self._enqueue(job)
 
-    def _check(self, submit: Submit, follower: Follower | None) -> CoreJob:
+    def _check(self, submit: Submit, follower: Follower | None) -> tuple[CoreJob, int]:
+        """The job, and how many tokens of its prompt were left out."""
         backend = self._backend()
-        ids = submit.prompt
-        if isinstance(ids, str):
-            ids = backend.tokenizer.encode(ids, add_special=True, parse_special=True)
+        ids, n_dropped = _tokens_of(submit, backend)
         max_tokens = backend.check(ids, submit.max_tokens)
         if submit.shift_at_limit and submit.max_tokens is not None:
             max_tokens = submit.max_tokens  # the context is no bound
@@ -107,7 +106,7 @@ class Accepting:
             lambda text: backend.tokenizer.encode(text, add_special=False, parse_special=False),
         )
         automaton(sampling.banned_phrases)  # made here, not between two tokens
-        return CoreJob(
+        job = CoreJob(
             submit.uid,
             tuple(ids),
             max_tokens,
@@ -118,7 +117,32 @@ class Accepting:
             submit.wants_progress,
             submit.shift_at_limit,
             follower,
+            None if submit.shown is None else frozenset(submit.shown),
         )
+        return job, n_dropped
+
+
+def _tokens_of(submit: Submit, backend: EngineBackend) -> tuple[list[int], int]:
+    """The prompt's tokens, and how many were left out of one that is too long and may be cut.
+
+    What stays of the beginning stays whole. If it alone is too long, the prompt is not cut.
+    """
+    if not isinstance(submit.prompt, str):
+        return submit.prompt, 0
+    encode, text = backend.tokenizer.encode, submit.prompt
+    ids = encode(text, add_special=True, parse_special=True)
+    if submit.trim is None:
+        return ids, 0
+    n_ctx = backend.info.engine.n_ctx
+    n_total = min(submit.trim.n_total or n_ctx, n_ctx)
+    room = n_total - max(1, min(submit.max_tokens or 1, n_total // 2))
+    if len(ids) <= room:
+        return ids, 0
+    n_kept = submit.trim.n_kept_chars
+    kept = encode(text[:n_kept], add_special=True, parse_special=True)
+    rest = encode(text[n_kept:], add_special=False, parse_special=True)
+    n_rest = room - len(kept)
+    return (kept + rest[-n_rest:], len(rest) - n_rest) if 0 < n_rest < len(rest) else (ids, 0)
 
 
 def deliberate(error: Exception) -> NaiadError:

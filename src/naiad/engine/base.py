@@ -25,6 +25,7 @@ class CoreJob:
     shift_at_limit: when the context is full, give up the oldest tokens and go on.
     wants_progress: its place in the line and how far its prompt is shall be reported.
     follower: at the beginning of the grammar that the answer follows; this job's own.
+    shown: control tokens that show as text; None: all of them.
     """
 
     uid: int
@@ -37,6 +38,7 @@ class CoreJob:
     wants_progress: bool = False
     shift_at_limit: bool = False
     follower: Follower | None = None
+    shown: frozenset[int] | None = frozenset()
 
 
 class Tokenizer(Protocol):

@@ -297,7 +297,8 @@ class EngineCore:
             said.finish,
             n_cached,
             why,
-            said.logprobs or None,
+            logprobs=said.logprobs or None,
+            n_dropped=sequence.n_dropped,
         )
 
     def _end(self, sequence: Sequence, said: Said) -> StreamItem:

@@ -141,7 +141,7 @@ class Voice:
             self._banned.setdefault(self._sequence.position, set()).add(token)
             return False
         is_end = token in self._vocab.eog
-        piece = b"" if is_end else self._vocab.piece(token)
+        piece = self._piece(token)
         if self._watch is not None and (n := self._watch.feed(piece)):
             self._go_back(token, n, said)
             return False
@@ -162,6 +162,13 @@ class Voice:
         position = self._sequence.position
         told = scribe.tell(self.sampler, token, position, mask, is_forced=is_forced)
         (said.logprobs if self._watch is None else self._held_logprobs).append(told)
+
+    def _piece(self, token: int) -> bytes:
+        """What a token shows as; control tokens, and those that end an answer, only if asked."""
+        shown = self._sequence.job.shown
+        if shown is None or (shown and token in shown):
+            return self._vocab.piece(token, special=True)
+        return b"" if token in self._vocab.eog else self._vocab.piece(token)
 
     def _find_end(self, token: int, is_end: bool, said: Said) -> None:
         sequence, job = self._sequence, self._sequence.job
@@ -234,8 +241,7 @@ class Voice:
         said.tokens, self._held = self._held[:n_safe], self._held[n_safe:]
         said.logprobs = self._held_logprobs[:n_safe]
         del self._held_logprobs[:n_safe]
-        vocab = self._vocab
-        said.data = b"".join(vocab.piece(t) for t in said.tokens if t not in vocab.eog)
+        said.data = b"".join(map(self._piece, said.tokens))
         self._n_rewinds = 0
         first_held = self._sequence.position - len(self._held)
         self._banned = {at: ids for at, ids in self._banned.items() if at >= first_held}

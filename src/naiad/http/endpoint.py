@@ -22,6 +22,7 @@ from naiad.dialects.base import (
     Ongoing,
     Operation,
     Parsed,
+    Raw,
 )
 from naiad.errors import EngineFailed
 from naiad.http.auth import Door
@@ -136,7 +137,7 @@ class GenerationEndpoint:
 
 
 class QueryEndpoint:
-    """Answers one kind of plain request with JSON."""
+    """Answers one kind of plain request, with JSON unless the handler says otherwise."""
 
     def __init__(
         self, house: House, dialect: Dialect, operation: Operation, handle: Handle
@@ -152,7 +153,11 @@ class QueryEndpoint:
         async with answering_errors(exchange):
             caller = self._house.door.admit(scope, self._access)
             call = _call(await self._body(scope, receive), scope, caller)
-            await exchange.answer_json(await self._value(exchange, call))
+            value = await self._value(exchange, call)
+            if isinstance(value, Raw):
+                await exchange.answer(value.status, value.media, value.data)
+            else:
+                await exchange.answer_json(value)
 
     async def _value(self, exchange: Exchange, call: Call) -> Any:
         if not self._is_long:

@@ -68,6 +68,7 @@ async def show_live(_service: Service, exchange: Exchange) -> None:
 PAGES: dict[str, tuple[Access, Show]] = {
     "/": (Access.PUBLIC, show_front),
     "/health": (Access.PUBLIC, show_health),
+    "/v1/health": (Access.PUBLIC, show_health),  # llama-server's other name
     "/livez": (Access.PUBLIC, show_live),
     "/readyz": (Access.PUBLIC, show_ready),
     "/ping": (Access.PUBLIC, show_live),
@@ -84,6 +85,7 @@ _FRONT = f"""naiad {__version__}: a local language model server.
   KoboldAI API  /api/v1/generate, /api/extra/generate/stream, /api/v1/model
   Ollama API    /api/chat, /api/generate, /api/tags
   Anthropic     /v1/messages, /v1/messages/count_tokens
+  llama-server  /completion, /infill, /tokenize, /apply-template, /props, /slots, /metrics
   Health        /health, /livez, /readyz
 
 Point a client's base URL at /v1 (OpenAI) or at / (all others).

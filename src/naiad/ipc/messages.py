@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from naiad.types import FinishReason, Grammar, ModelInfo, SamplingParams, TokenLogprob
+from naiad.types import FinishReason, Grammar, ModelInfo, SamplingParams, TokenLogprob, Trim
 
 
 class Command(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -33,6 +33,8 @@ class Submit(Command, frozen=True, tag=True, array_like=True):
     shift_at_limit: when the context is full, give up the oldest tokens and go on.
     wants_progress: Progressed shall tell of it until its first item.
     grammar: compiled before the answer to this; one that cannot be is Refused.
+    trim: a prompt (as text) that is too long is cut instead of refused.
+    shown: control tokens that show as text; None: all of them.
     """
 
     uid: int
@@ -45,6 +47,8 @@ class Submit(Command, frozen=True, tag=True, array_like=True):
     wants_progress: bool = False
     shift_at_limit: bool = False
     grammar: Grammar | None = None
+    trim: Trim | None = None
+    shown: list[int] | None = []
 
 
 class Abort(Command, frozen=True, tag=True, array_like=True):
@@ -107,10 +111,14 @@ class LoadFailed(Event, frozen=True, tag=True, array_like=True):
 
 
 class Accepted(Event, frozen=True, tag=True, array_like=True):
-    """The request is valid and queued or running."""
+    """The request is valid and queued or running.
+
+    n_dropped: tokens that were cut from its prompt, which was too long.
+    """
 
     uid: int
     n_prompt: int
+    n_dropped: int = 0
 
 
 class Refused(Event, frozen=True, tag=True, array_like=True):
@@ -132,6 +140,7 @@ class StreamItem(msgspec.Struct, frozen=True, array_like=True):
     finish: set on the last item only; n_cached: prompt tokens reused, meaningful from seq 0 on.
     error: (code, message) when finish is "error".
     logprobs: one for each of the tokens, in streams that ask for them.
+    n_dropped: tokens that were given up so far to stay within the context.
     """
 
     uid: int
@@ -142,6 +151,7 @@ class StreamItem(msgspec.Struct, frozen=True, array_like=True):
     n_cached: int = 0
     error: tuple[str, str] | None = None
     logprobs: list[TokenLogprob] | None = None
+    n_dropped: int = 0
 
 
 class StepDone(Event, frozen=True, tag=True, array_like=True):

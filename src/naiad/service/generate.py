@@ -51,6 +51,7 @@ class Generation:
         "_entry",
         "_first_text",
         "_is_over",
+        "_keeps_stop",
         "_logprobs",
         "_n_cached",
         "_n_held",
@@ -73,6 +74,7 @@ class Generation:
         abort: Callable[[int], None],
         channels: Channels | None = None,
         *,
+        keeps_stop: bool = False,
         has_logprobs: bool = False,
         echo: str = "",
     ) -> None:
@@ -80,6 +82,7 @@ class Generation:
         self.finished: Finished | None = None  # set as soon as the end is known
         self._stream = stream
         self._text = StreamText(stops)
+        self._keeps_stop = keeps_stop
         self._channels = channels
         self._alignment = Alignment() if has_logprobs else None
         self._channel_alignment = ChannelAlignment()
@@ -102,7 +105,7 @@ class Generation:
 
     async def __anext__(self) -> Progress | CallEvent | Finished:
         if self._settled:
-            return self._settled.popleft()
+            return self._next_settled()
         while self._end is None:
             if self._is_over:
                 raise StopAsyncIteration
@@ -112,7 +115,7 @@ class Generation:
             text = self._take(batch)
             if self._channels is not None:
                 if self._settle(text, self._channels):
-                    return self._settled.popleft()
+                    return self._next_settled()
             elif text:
                 return self._delta(text)
         end, self._end, self._is_over = self._end, None, True
@@ -150,6 +153,11 @@ class Generation:
         """Stop the engine's work unless it is done. Safe to call twice."""
         if self.finished is None:
             self._stop()
+
+    @property
+    def usage(self) -> Usage:
+        """What was counted so far."""
+        return self._usage()
 
     def outcome(self) -> Finished:
         """How it ended; one that was left before its end counts as cancelled."""
@@ -189,8 +197,10 @@ class Generation:
             if batch.finish is None:
                 self._stop()
             self._finish(FinishReason.STOP, stop)
+            text += stop if self._keeps_stop else ""
         elif batch.finish is not None:
             text += self._text.finish()
+            text += (self._text.matched or "") if self._keeps_stop else ""
             self._finish_as(batch.finish, batch.error)
         if self._alignment is not None:
             for told in batch.logprobs:
@@ -220,6 +230,7 @@ class Generation:
             prompt_tokens=self.started.n_prompt,
             completion_tokens=self._n_tokens,
             cached_tokens=self._n_cached,
+            dropped_tokens=self._stream.n_dropped,
         )
 
     def _delta(self, text: str) -> TextDelta:
@@ -254,12 +265,19 @@ class Generation:
             else:
                 self._settled.append(event)
 
+    def _next_settled(self) -> CallEvent:
+        event = self._settled.popleft()
+        if isinstance(event, TextDelta):  # what the user reads, without marks and reasoning
+            self._entry.pieces.append(event.text)
+        return event
+
     def _note(self, text: str) -> None:
         if self._first_text is None:
             self._first_text = time.monotonic()
             self._entry.progress = None
             self._place.started()
-        self._entry.pieces.append(text)
+        if self._channels is None:
+            self._entry.pieces.append(text)
 
 
 def _add_to(calls: list[ToolCall], piece: ToolCallDelta) -> None:

@@ -20,6 +20,7 @@ class Perf:
         n_generations, n_failed, n_cancelled: ended ones, of which failed or cancelled.
         n_in_flight, n_queued: now; queued are those beyond what the engine runs at once.
         total_prompt_tokens, total_completion_tokens, total_cached_tokens: over all that ended.
+        total_prompt_s, total_decode_s: seconds, over all that ended.
         last_prompt_tokens, last_completion_tokens, last_cached_tokens, last_seed,
         last_finish_reason (None before the first): of the last one that ended.
         last_prompt_s, last_decode_s: its seconds up to the first text, and from there to the end.
@@ -29,7 +30,8 @@ class Perf:
         self._clock = clock
         self._born = self._last_end = clock()
         self._counts = dict.fromkeys(("n_generations", "n_failed", "n_cancelled"), 0)
-        self._totals = dict.fromkeys(_USAGE, 0)
+        self._totals: dict[str, float] = dict.fromkeys(_USAGE, 0)
+        self._totals |= dict.fromkeys(("prompt_s", "decode_s"), 0.0)
         self._last: dict[str, Any] = {
             **dict.fromkeys((f"last_{name}" for name in _USAGE), 0),
             "last_seed": 0,
@@ -50,6 +52,8 @@ class Perf:
             self._last[f"last_{name}"] = value
         self._last["last_seed"] = seed
         self._last["last_finish_reason"] = str(finished.reason)
+        self._totals["prompt_s"] += prompt_s
+        self._totals["decode_s"] += decode_s
         self._last["last_prompt_s"] = prompt_s
         self._last["last_decode_s"] = decode_s
 

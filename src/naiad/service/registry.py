@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from naiad.types import Caller, Progress
+from naiad.types import Caller, Progress, Running
 
 CREDIT_S = 2.0
 
@@ -29,6 +29,7 @@ class Entry:
 
     __slots__ = (
         "_stop", "caller", "handle", "id", "is_aborted", "is_finished", "pieces", "progress",
+        "running",
     )  # fmt: skip
 
     def __init__(self, caller: Caller, handle: str | None) -> None:
@@ -39,6 +40,7 @@ class Entry:
         self.is_finished = False
         self.pieces: list[str] = []  # the text so far; bounded by the context
         self.progress: Progress | None = None  # the newest, until there is text
+        self.running: Callable[[], Running] | None = None  # once the engine has accepted it
         self._stop: Callable[[], None] | None = None
 
     def attach(self, stop: Callable[[], None]) -> None:
@@ -108,6 +110,14 @@ class Registry:
         """How far that same generation is; None when it has text or did not ask."""
         found = self._of(caller, handle)
         return found[0].progress if found else None
+
+    def running(self, caller: Caller) -> list[Running]:
+        """The caller's own requests that the engine has accepted, oldest first."""
+        return [
+            entry.running()
+            for entry in self._entries.values()
+            if entry.caller.identity == caller.identity and entry.running and not entry.is_finished
+        ]
 
     def _of(self, caller: Caller, handle: str | None) -> list[Entry]:
         return [

@@ -6,13 +6,13 @@ the context is entered; leaving the context, by whatever way, ends the engine's 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
 
 import msgspec
 
-from naiad.chat.channels import Channels, channels_for, reasoning_of, tags_of
+from naiad.chat.channels import Channels, can_reason, channels_for, marks_of, reasoning_of
 from naiad.chat.tools import forced_call
 from naiad.client.base import EngineClient, EngineState, EngineStatus, Job
 from naiad.config import Config
@@ -20,10 +20,12 @@ from naiad.errors import AdminRequired, EngineUnavailable, ModelNotFound, Unsupp
 from naiad.service import health
 from naiad.service.admission import Admission, tokens_in
 from naiad.service.apart import Apart, Work
+from naiad.service.controls import Controls, may_be_control
 from naiad.service.documents import Documents
 from naiad.service.generate import Generation
 from naiad.service.perf import Perf
 from naiad.service.registry import Registry
+from naiad.service.stories import Stories
 from naiad.types import (
     Caller,
     ChatPrompt,
@@ -33,6 +35,7 @@ from naiad.types import (
     ModelInfo,
     Progress,
     Prompt,
+    Running,
     StreamEvent,
     TextPrompt,
 )
@@ -64,15 +67,18 @@ class Service:
         is_installed: Callable[[str], bool] = lambda _name: False,
         documents: Documents | None = None,
     ) -> None:
+        """Raises ConfigError when the story to open at first cannot be read."""
         self._engine = engine
         self._config = config
         self._renderer = renderer
         self._is_installed = is_installed
         self._admission = Admission(config.max_queue, config.max_queue_tokens)
         self._registry = Registry()
+        self._controls = Controls(engine)
         self._perf = Perf()
         self._apart = Apart(self.generate)
         self._documents = documents or Documents()
+        self.stories = Stories(config.saves_dir, config.preload_story, is_shared=config.multiplayer)
 
     async def start(self) -> None:
         """Start the helpers and the engine; returns before the model is loaded."""
@@ -133,6 +139,10 @@ class Service:
         ):
             _check_thinking(request.prompt, model)
             prompt = await self._prompt(request.prompt, model)
+            marks = _marks(request.prompt, model)
+            # A stop string that is a control token has to show to be found; it never gets further.
+            stops = [stop for stop in request.stop if may_be_control(stop)]
+            shown = await self._controls.ids([*marks, *stops], model)
             job = Job(
                 prompt=prompt,
                 max_tokens=request.max_tokens,
@@ -143,10 +153,12 @@ class Service:
                 wants_progress=request.wants_progress,
                 grammar=_behind_reasoning(request, prompt, model),
                 shift_at_limit=request.shift_at_limit,
+                trim=request.trim if isinstance(request.prompt, TextPrompt) else None,
+                shown=None if request.shows_controls else tuple(shown.values()),
             )
             stream = await self._engine.submit(job)
             place.counted(stream.n_prompt)
-            channels = _channels(request.prompt, prompt, model)
+            channels = _channels(request.prompt, prompt, model, shown.keys() & set(marks))
             generation = Generation(
                 stream,
                 request.stop,
@@ -154,9 +166,11 @@ class Service:
                 place,
                 self._engine.abort,
                 channels,
+                keeps_stop=request.keeps_stop,
                 has_logprobs=request.sampling.n_logprobs >= 0,
                 echo=await self._text_of(prompt) if request.has_echo else "",
             )
+            entry.running = lambda: Running(request, generation.usage)
             try:
                 yield generation
             finally:
@@ -228,7 +242,7 @@ class Service:
     @property
     def has_reasoning(self) -> bool:
         """True when the model's chat template shows how it marks its reasoning."""
-        return tags_of(self.model.chat_template) is not None
+        return can_reason(self.model.chat_template)
 
     async def render_chat(self, request: GenerateRequest) -> str:
         """The prompt text that the chat template makes of a ChatPrompt; other text as it is."""
@@ -249,6 +263,15 @@ class Service:
     def progress(self, caller: Caller, handle: str | None) -> Progress | None:
         """How far that generation is; None when it has text or did not ask."""
         return self._registry.progress(caller, handle)
+
+    def running(self, caller: Caller) -> list[Running]:
+        """This caller's own requests that the engine has accepted, oldest first."""
+        return self._registry.running(caller)
+
+    async def pieces(self, ids: Sequence[int]) -> list[bytes]:
+        """The bytes of each token id, control tokens as text."""
+        known = {one: await self._engine.detokenize([one]) for one in dict.fromkeys(ids)}
+        return [known[one] for one in ids]
 
     def perf(self) -> Mapping[str, Any]:
         """Counters; service.perf names them."""
@@ -302,17 +325,26 @@ def _check_priority(priority: int, caller: Caller) -> None:
 
 def _check_thinking(prompt: Prompt, model: ModelInfo) -> None:
     wants = isinstance(prompt, ChatPrompt) and prompt.thinking is True
-    if wants and tags_of(model.chat_template) is None:
+    if wants and not can_reason(model.chat_template):
         raise Unsupported(
             f"{model.name!r} does not support thinking: its chat template shows no reasoning.",
             param="think",
         )
 
 
-def _channels(prompt: Prompt, rendered: str | tuple[int, ...], model: ModelInfo) -> Channels | None:
+def _marks(prompt: Prompt, model: ModelInfo) -> tuple[str, ...]:
+    return marks_of(prompt, model.chat_template) if isinstance(prompt, ChatPrompt) else ()
+
+
+def _channels(
+    prompt: Prompt,
+    rendered: str | tuple[int, ...],
+    model: ModelInfo,
+    controls: Collection[str],
+) -> Channels | None:
     if not isinstance(prompt, ChatPrompt) or not isinstance(rendered, str):
         return None
-    return channels_for(prompt, model.chat_template, rendered)
+    return channels_for(prompt, model.chat_template, rendered, controls)
 
 
 def _behind_reasoning(

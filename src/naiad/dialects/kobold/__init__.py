@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from naiad.dialects.base import Access, Dialect, Handle, Operation, Parse
-from naiad.dialects.kobold import queries
+from naiad.dialects.kobold import queries, stories
 from naiad.dialects.kobold.errors import error_body
-from naiad.dialects.kobold.requests import parse_stream, parse_whole
+from naiad.dialects.kobold.requests import parse_basic, parse_stream, parse_whole
 
 
 def _generate(path: str, parse: Parse) -> Operation:
@@ -40,9 +40,23 @@ def _extra(prefix: str) -> tuple[Operation, ...]:
         _query("POST", f"{prefix}/tokencount", queries.count_tokens),
         _query("POST", f"{prefix}/tokenize", queries.count_tokens),
         _query("POST", f"{prefix}/detokenize", queries.detokenize),
+        _query("POST", f"{prefix}/json_to_grammar", queries.convert_schema),
         _query("GET", f"{prefix}/version", queries.show_version, public),
         _query("GET", f"{prefix}/true_max_context_length", queries.show_context_length, public),
         _query("GET", f"{prefix}/perf", queries.show_perf),
+        *_stories(prefix),
+    )
+
+
+def _stories(prefix: str) -> tuple[Operation, ...]:
+    return (
+        _query("GET", f"{prefix}/preloadstory", stories.show_preloaded),
+        _query("POST", f"{prefix}/data/list", stories.list_saved),
+        _query("POST", f"{prefix}/data/load", stories.load_saved),
+        _query("POST", f"{prefix}/data/save", stories.save),
+        _query("POST", f"{prefix}/multiplayer/status", stories.show_turn),
+        _query("POST", f"{prefix}/multiplayer/getstory", stories.show_shared),
+        _query("POST", f"{prefix}/multiplayer/setstory", stories.take_turn),
     )
 
 
@@ -52,8 +66,9 @@ DIALECT = Dialect(
         *_classic("/api/v1"),
         *_classic("/api/latest"),
         *_extra("/api/extra"),
-        _query("GET", "/props", queries.show_props),
+        _generate("/request", parse_basic),
+        _query("GET", "/.well-known/serviceinfo", queries.show_service, Access.PUBLIC),
     ),
     error_body=error_body,
-    prefixes=("/api/", "/props"),
+    prefixes=("/api/", "/request"),
 )

@@ -49,6 +49,7 @@ class KoboldFormatter(Formatter):
     def close(self, finished: Finished) -> bytes:
         """The last event."""
         last: dict[str, Any] = {"token": "", "finish_reason": _FINISH[finished.reason]}
+        last |= _dropped(finished)
         if finished.reason is FinishReason.ERROR:
             last["detail"] = detail_of(finished.error or InternalError("The answer failed."))
         return sse(to_line(last), _EVENT)
@@ -67,5 +68,20 @@ class KoboldFormatter(Formatter):
             "logprobs": None,
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
+            **_dropped(completion.finished),
         }
         return {"results": [result]}
+
+
+class BasicFormatter(KoboldFormatter):
+    """/request: KoboldAI's first API."""
+
+    def whole(self, completion: Completion) -> Any:
+        """The text alone."""
+        return {"data": {"seqs": [completion.text]}}
+
+
+def _dropped(finished: Finished) -> dict[str, int]:
+    """How much of the oldest text was given up to stay in the context; nothing if all fitted."""
+    n_dropped = finished.usage.dropped_tokens
+    return {"dropped_tokens": n_dropped} if n_dropped else {}

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 import naiad
-from naiad.dialects.base import Backend, Call
+from naiad.dialects.base import Backend, Call, Raw
 from naiad.dialects.fields import Fields, boolean, text, token_ids
+from naiad.dialects.kobold.gbnf import to_gbnf
 from naiad.dialects.kobold.requests import DEFAULT_MAX_LENGTH
 from naiad.dialects.progress import progress_of
 from naiad.dialects.prompts import read_messages
 from naiad.dialects.sampling import read_handle
+from naiad.errors import InvalidRequest
 from naiad.types import ChatPrompt, GenerateRequest
 
 #: Level of the KoboldAI API, and the KoboldCpp release whose text API is answered here: clients
@@ -24,13 +28,11 @@ _ABSENT = (
     "vision",
     "audio",
     "transcribe",
-    "multiplayer",
     "websearch",
     "tts",
     "embeddings",
     "music",
     "musicllm",
-    "savedata",
     "router",
     "guidance",
     "mcp",
@@ -58,8 +60,24 @@ async def show_version(backend: Backend, _call: Call) -> Any:
         "protected": backend.is_protected,
         "llm": True,
         **dict.fromkeys(_ABSENT, False),
+        "multiplayer": backend.stories.shared is not None,
+        "savedata": True,
         "admin": 0,
         "jinja": True,
+    }
+
+
+async def show_service(_backend: Backend, _call: Call) -> Any:
+    """What runs here and which APIs it has, for clients that find servers by themselves."""
+    return {
+        "version": 0.2,  # of this document's form
+        "software": {"name": "naiad", "version": naiad.__version__},
+        "api": {
+            "koboldai": {"name": "KoboldAI API", "rel_url": "/api", "version": API_VERSION},
+            "openai": {"name": "OpenAI API", "rel_url": "/v1"},
+            "ollama": {"name": "Ollama API", "rel_url": "/api"},
+            "anthropic": {"name": "Anthropic API", "rel_url": "/v1"},
+        },
     }
 
 
@@ -112,7 +130,8 @@ async def count_tokens(backend: Backend, call: Call) -> Any:
         messages, _ = read_messages(fields)
         prompt = await backend.render_chat(GenerateRequest(prompt=ChatPrompt(messages)))
     ids = await backend.tokenize(prompt, add_special=add_special is not False)
-    return {"value": len(ids), "ids": ids}
+    rendered = {} if fields.find("messages")[1] is None else {"prompt": prompt}
+    return {"value": len(ids), "ids": ids, **rendered}
 
 
 async def detokenize(backend: Backend, call: Call) -> Any:
@@ -121,6 +140,16 @@ async def detokenize(backend: Backend, call: Call) -> Any:
     special = fields.get(boolean, "special")
     ids = fields.need(token_ids(backend.model.n_vocab), "ids")
     return {"result": await backend.detokenize(ids, special=special is not False), "success": True}
+
+
+async def convert_schema(_backend: Backend, call: Call) -> Any:
+    """The GBNF of a JSON schema, which is `schema` or the body itself."""
+    try:
+        grammar = to_gbnf(call.body.get("schema") or dict(call.body))
+    except InvalidRequest as error:
+        told = {"result": "", "success": False, "error": error.message}
+        return Raw(msgspec.json.encode(told), status=error.status)
+    return {"result": grammar, "success": True}
 
 
 async def show_perf(backend: Backend, _call: Call) -> Any:
@@ -145,20 +174,6 @@ async def show_perf(backend: Backend, _call: Call) -> Any:
         "uptime": perf["uptime_s"],
         "idletime": perf["idle_s"],
         "quiet": True,  # prompts are never logged
-    }
-
-
-async def show_props(backend: Backend, _call: Call) -> Any:
-    """llama-server's properties, as far as clients of KoboldCpp read them."""
-    model = backend.model
-    return {
-        "default_generation_settings": {"n_ctx": model.engine.n_ctx},
-        "total_slots": model.engine.parallel,
-        "model_path": model.name,  # the name only: paths are nobody's business
-        "chat_template": model.chat_template or "",
-        "bos_token": model.bos_token,
-        "eos_token": model.eos_token,
-        "modalities": {"vision": False, "audio": False},
     }
 
 

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from naiad.dialects.base import Parsed
-from naiad.dialects.fields import Fields, boolean, integer, text
+from naiad.dialects.fields import MAX_INT, Fields, array, boolean, integer, text
 from naiad.dialects.grammars import read_grammar
-from naiad.dialects.kobold.formatter import KoboldFormatter
+from naiad.dialects.kobold.formatter import BasicFormatter, KoboldFormatter
+from naiad.dialects.kobold.placeholders import conversation, has_placeholders
 from naiad.dialects.sampler_order import kobold_order
 from naiad.dialects.sampling import (
     ignored,
+    keeps_stop,
     read_handle,
     read_max_tokens,
     read_priority,
     read_sampling,
     read_stops,
+    shows_controls,
     wants_progress,
 )
-from naiad.types import GenerateRequest, ModelInfo, SamplingParams, TextPrompt
+from naiad.errors import Unsupported
+from naiad.types import GenerateRequest, ModelInfo, SamplingParams, TextPrompt, Trim
 
 DEFAULTS = SamplingParams(
     temperature=0.7,
@@ -34,42 +39,60 @@ DEFAULTS = SamplingParams(
 DEFAULT_MAX_LENGTH = 2048
 
 #: The first that is present counts.
-MAX_TOKENS = ("max_length", "max_tokens", "max_completion_tokens", "max")
+MAX_TOKENS = ("max_length", "max_tokens", "max_completion_tokens", "num_predict", "max")
 STOPS = ("stop_sequence", "stop")
 
 
 def parse_whole(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
     """POST /api/v1/generate."""
-    return _parse(body, model, stream=False)
+    return _parse(Fields(body), model, stream=False)
 
 
 def parse_stream(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
     """POST /api/extra/generate/stream."""
-    return _parse(body, model, stream=True)
+    return _parse(Fields(body), model, stream=True)
 
 
-def _parse(body: Mapping[str, Any], model: ModelInfo, *, stream: bool) -> Parsed:
+def parse_basic(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
+    """POST /request, of clients that know KoboldAI's first API only."""
     fields = Fields(body)
+    parsed = _parse(fields, model, stream=False, prompt_names=("text", "prompt"))
+    return replace(parsed, formatter=BasicFormatter())
+
+
+def _parse(
+    fields: Fields,
+    model: ModelInfo,
+    *,
+    stream: bool,
+    prompt_names: tuple[str, ...] = ("prompt",),
+) -> Parsed:
     fields.find("stream", "model")  # the path says whether to stream, and there is one model
-    prompt = fields.need(text, "prompt")
+    _refuse_media(fields)
+    prompt = fields.need(text, *prompt_names)
+    memory = fields.get(text, "memory") or ""
+    stops = read_stops(fields, *STOPS)
+    has_tags = fields.get(boolean, "replace_instruct_placeholders") is not False
+    is_chat = has_tags and has_placeholders(memory + prompt)
     request = GenerateRequest(
-        prompt=TextPrompt((fields.get(text, "memory") or "") + prompt),
+        prompt=conversation(memory + prompt) if is_chat else TextPrompt(memory + prompt),
         sampling=read_sampling(fields, model, DEFAULTS),
         max_tokens=read_max_tokens(fields, *MAX_TOKENS) or DEFAULT_MAX_LENGTH,
-        stop=read_stops(fields, *STOPS),
+        stop=tuple(stop for stop in stops if not (has_tags and has_placeholders(stop))),
         stream=stream,
         handle=read_handle(fields),
         priority=read_priority(fields),
         wants_progress=wants_progress(fields),
         grammar=read_grammar(fields),
         shift_at_limit=fields.get(boolean, "context_shift") is not False,
+        keeps_stop=keeps_stop(fields),
+        shows_controls=shows_controls(fields),
+        trim=Trim(fields.get(integer(1, MAX_INT), "max_context_length"), len(memory)),
     )
-    shorter = _shorter_context(fields, model)
-    return Parsed(request, KoboldFormatter(), ignored(fields) + shorter)
+    return Parsed(request, KoboldFormatter(), ignored(fields))
 
 
-def _shorter_context(fields: Fields, model: ModelInfo) -> tuple[str, ...]:
-    # Clients send the context they cut their prompt to, which asks for nothing more. Only a smaller
-    # one than the server's would change something, and prompts are not cut here.
-    asked = fields.get(integer(1), "max_context_length")
-    return ("max_context_length",) if asked is not None and asked < model.engine.n_ctx else ()
+def _refuse_media(fields: Fields) -> None:
+    for kind in ("images", "audio"):
+        if fields.get(array, kind):
+            raise Unsupported(f"'{kind}' is not supported; this model reads text only.", param=kind)

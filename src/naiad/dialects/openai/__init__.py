@@ -101,5 +101,5 @@ DIALECT = Dialect(
     name="openai",
     operations=_operations("/v1") + _operations(""),
     error_body=error_body,
-    prefixes=("/",),
+    prefixes=("/", "/completions"),
 )

@@ -19,12 +19,14 @@ from naiad.dialects.openai.logprobs import with_chat_logprobs, with_text_logprob
 from naiad.dialects.prompts import read_messages, read_prompts, read_template_kwargs
 from naiad.dialects.sampling import (
     ignored,
+    keeps_stop,
     read_handle,
     read_max_tokens,
     read_object,
     read_priority,
     read_sampling,
     read_stops,
+    shows_controls,
     wants_progress,
 )
 from naiad.dialects.tools import MAX_NAME_CHARS, forced_names, read_tools
@@ -175,6 +177,8 @@ def read_request(
         wants_progress=wants_progress(fields) and is_streamed,
         grammar=read_grammar(fields),
         shift_at_limit=fields.get(boolean, "context_shift") or False,
+        keeps_stop=keeps_stop(fields),
+        shows_controls=shows_controls(fields),
     )
 
 
