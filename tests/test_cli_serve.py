@@ -25,7 +25,8 @@ from naiad.cli.listen import base_url, is_loopback, key_for
 from naiad.cli.log import JsonFormatter, TextFormatter, start_logging
 from naiad.cli.main import run
 from naiad.cli.progress import BarReporter, LineReporter, mebibytes, reporter
-from naiad.cli.serve import is_other, wait_with_progress, welcome, with_model
+from naiad.cli.serve import is_other, wait_with_progress, with_model
+from naiad.cli.welcome import ScreenGreeter, welcome
 from naiad.client.base import EngineState, EngineStatus
 from naiad.config import Config, EngineConfig
 from naiad.errors import ModelFileError
@@ -287,7 +288,7 @@ async def test_the_load_is_shown_until_the_model_is_there(
 ) -> None:
     monkeypatch.setattr(serving, "REDRAW_S", 0)
     engine = LoadingEngine()
-    assert await wait_with_progress(engine) == INFO  # type: ignore[arg-type]
+    assert await wait_with_progress(engine, reporter(in_bytes=False)) == INFO  # type: ignore[arg-type]
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"Loading the model: {n} %" for n in (25, 50, 75)]
 
@@ -299,7 +300,8 @@ async def test_the_load_can_be_shown_in_the_log(
 ) -> None:
     monkeypatch.setattr(serving, "REDRAW_S", 0)
     caplog.set_level("INFO")
-    await wait_with_progress(LoadingEngine(), to_log=True)  # type: ignore[arg-type]
+    shown = ScreenGreeter(Config(log_json=True), None).progress()
+    await wait_with_progress(LoadingEngine(), shown)  # type: ignore[arg-type]
     assert caplog.messages == [f"Loading the model: {n} %" for n in (25, 50, 75)]
     assert capsys.readouterr().err == ""
 
@@ -308,7 +310,7 @@ async def test_a_failed_load_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = LoadingEngine()
     engine.ready.set_exception(ModelFileError("It is damaged."))
     with pytest.raises(ModelFileError, match="It is damaged"):
-        await wait_with_progress(engine)  # type: ignore[arg-type]
+        await wait_with_progress(engine, reporter(in_bytes=False))  # type: ignore[arg-type]
 
 
 def test_plain_progress_is_a_line_per_quarter(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from naiad import errors
+from naiad.cli import settings_page
 from naiad.cli.main import COMMANDS
 from naiad.cli.settings import BY_NAME, SETTINGS
 
@@ -124,13 +125,19 @@ def test_every_page_of_docs_is_in_the_index(page: Path) -> None:
         assert f"({page.name})" in read("docs/index.md")
 
 
-def test_every_setting_is_documented_with_its_default() -> None:
+def test_every_setting_is_documented_as_it_is() -> None:
+    page = read("docs/settings.md")
+    remake = "python -m naiad.cli.settings_page docs/settings.md"
+    assert settings_page.with_table(page) == page, f"the table is out of date: {remake}"
     documented = {row[0]: row[1] for row in rows("docs/settings.md", "setting")}
-    shown = {setting.name: setting.default for setting in SETTINGS if not setting.hidden}
-    assert set(documented) == set(shown)
-    numbers = {name: value for name, value in shown.items() if isinstance(value, int | float)}
-    for name, value in numbers.items():
-        assert documented[name] == (f"{value:g}" if type(value) is float else str(value).lower())
+    assert set(documented) == {setting.name for setting in SETTINGS if not setting.hidden}
+    assert (documented["port"], documented["heartbeat_s"]) == ("5001", "10")
+    assert set(settings_page.UNSET) | set(settings_page.MORE) <= set(documented)
+
+
+def test_a_settings_page_without_its_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="has no <!-- settings"):
+        settings_page.with_table("# Settings")
 
 
 def test_every_error_code_is_documented_with_its_status() -> None:

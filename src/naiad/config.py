@@ -70,7 +70,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything `naiad serve` can be told."""
+    """Everything the `naiad` command can be told, most of it for `naiad serve`."""
 
     engine: EngineConfig = msgspec.field(default_factory=EngineConfig)
     host: str = "127.0.0.1"
@@ -83,6 +83,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     strict_model: bool = False
     share_cache: bool = False  # prompts of one key may reuse the work done for another's
     models_dir: str | None = None  # None: the user's data folder
+    more_models: tuple[str, ...] = ()  # further folders, which are only read
+    foreign_models: bool = True  # those of LM Studio and the Hugging Face cache can be named too
+    server: str | None = None  # what `naiad run` and `chat` talk to; None: whatever runs
+    quiet: bool = False  # print what was asked for, and errors
     max_queue: int = 256
     max_queue_tokens: int = 1 << 20  # of prompts that wait to be computed: 256 of 4096 tokens
     max_body_bytes: int = 32 * 1024 * 1024
