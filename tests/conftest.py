@@ -47,6 +47,7 @@ _SLOW = {
     "test_scripted.py",
     "test_setup_build.py",
     "test_setup_chores.py",
+    "test_talk_terminal.py",
     "test_tune_measure.py",
     "test_ui_markdown.py",
     "test_worker.py",

@@ -52,6 +52,10 @@ class Cut(Exception):
     """The connection broke off, or the server had a bad moment; trying again may help."""
 
 
+class Beyond(Cut):
+    """What has come is longer than the file; it belongs to another one."""
+
+
 def part_of(target: Path) -> Path:
     """Where the beginning of a file is kept until it is whole."""
     return target.with_name(f".{target.name}.part")
@@ -110,12 +114,16 @@ def _bring(
     while True:
         before = part.seek(0, os.SEEK_END)
         try:
+            if remote.n_bytes and before > remote.n_bytes:
+                part.truncate(0)
             if remote.n_bytes and before == remote.n_bytes:
                 return
             _attempt(remote, target, part, on_progress)
             return
         except Cut as cut:
             n_fruitless = 0 if part.seek(0, os.SEEK_END) > before else n_fruitless + 1
+            if isinstance(cut, Beyond):
+                part.truncate(0)
             if n_fruitless >= MAX_FRUITLESS:
                 raise ModelFileError(_gave_up(remote, part, cut)) from cut
             if n_fruitless:
@@ -177,7 +185,9 @@ def _refusal(error: urllib.error.HTTPError, url: str) -> Exception:
         return ModelFileError(f"{url} may not be read without a login ({error.code}).")
     if error.code in (404, 410):
         return ModelFileError(f"There is no file at {url} ({error.code}).")
-    if error.code in (408, 416, 425, 429) or error.code >= 500:
+    if error.code == 416:
+        return Beyond("the file is shorter than what had come of it")
+    if error.code in (408, 425, 429) or error.code >= 500:
         return Cut(f"the server answered {error.code}")
     return ModelFileError(f"{url} cannot be read: the server answered {error.code}.")
 

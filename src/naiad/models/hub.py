@@ -133,6 +133,8 @@ def _plain_errors(repo: str) -> Iterator[None]:
             f"There is no repository {repo} at {where}, or it is private; for a private one log in "
             "with `hf auth login` or set HF_TOKEN."
         ) from None
+    except errors.LocalEntryNotFoundError as error:
+        raise ModelFileError(f"{where} cannot be reached: {error}") from None
     except errors.EntryNotFoundError:
         raise ModelFileError(f"{repo} does not hold this file (any more).") from None
     except errors.HFValidationError as error:
