@@ -19,7 +19,7 @@ import pexpect
 import naiad
 
 SOURCE = Path(naiad.__file__).parents[1]
-PATIENCE_S = 300
+PATIENCE_S = 60
 #: What prompt_toolkit sends when a line may be typed, and when it has been taken.
 READY, TAKEN = "\x1b[?2004h", "\x1b[?2004l"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")
@@ -131,6 +131,6 @@ class Terminal:
     def ended(self) -> int:
         """Wait until the program ends by itself; its exit status, or minus its signal."""
         self.child.expect(pexpect.EOF)
-        self.child.close()
+        self.child.wait()
         status = self.child.exitstatus
         return int(status) if status is not None else -int(self.child.signalstatus)

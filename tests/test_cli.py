@@ -64,10 +64,13 @@ def loaded_by(*arguments: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("list",)])
+@pytest.mark.parametrize(
+    "arguments", [("--version",), ("--help",), ("list",), ("ps",), ("completion", "bash")]
+)
 def test_small_commands_load_little(arguments: tuple[str, ...]) -> None:
     modules = loaded_by(*arguments)
-    heavy = {"uvicorn", "starlette", "rich.progress", "llama_cpp", "numpy", "naiad.bench.command"}
+    heavy = {"prompt_toolkit", "huggingface_hub", "http.client", "asyncio"}
+    heavy |= {"uvicorn", "starlette", "rich.progress", "llama_cpp", "numpy", "naiad.bench.command"}
     assert "click" in modules
     assert not modules & heavy
 

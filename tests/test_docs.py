@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -154,6 +157,21 @@ def test_flags_of_the_server_that_are_mentioned_exist() -> None:
 def test_every_command_is_in_the_readme() -> None:
     table = "\n".join(" ".join(row) for row in rows("README.md", "command"))
     assert [name for name in COMMANDS if name not in table] == []
+
+
+def test_every_page_of_docs_is_in_the_web_site() -> None:
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    assert set(re.findall(r"([\w-]+\.md)$", read("mkdocs.yml"), flags=re.MULTILINE)) == pages
+
+
+@pytest.mark.soak
+def test_the_web_site_builds_without_a_warning(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "site" / "index.html").exists()
 
 
 def test_the_import_table_is_the_one_that_is_enforced() -> None:

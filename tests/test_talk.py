@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -219,11 +219,12 @@ class FakeApi:
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
-        self.answers: list[list[Event] | Exception] = []
+        self.answers: list[Iterable[Event] | Exception] = []
 
     def stream(self, path: str, body: dict[str, Any]) -> Iterator[Event]:
         self.bodies.append(json.loads(json.dumps(body)))
-        answer = self.answers.pop(0) if self.answers else [Text("fine"), Done("stop")]
+        fine: list[Event] = [Text("fine"), Done("stop")]
+        answer = self.answers.pop(0) if self.answers else fine
         if isinstance(answer, Exception):
             raise answer
         yield from answer
@@ -283,7 +284,7 @@ def test_half_an_answer_is_kept(chat: Chat, api: FakeApi, capsys: Output) -> Non
         yield Text("half")
         raise ServerLost("Gone.")
 
-    api.answers = [cast(list[Event], half())]
+    api.answers = [half()]
     chat.say("Hello!")
     assert contents(chat) == ["Hello!", "half"]
     assert "Gone. What it said is kept; try again" in capsys.readouterr().err
@@ -294,7 +295,7 @@ def test_ctrl_c_keeps_what_came(chat: Chat, api: FakeApi, capsys: Output) -> Non
         yield Text("half")
         raise KeyboardInterrupt
 
-    api.answers = [cast(list[Event], stopped())]
+    api.answers = [stopped()]
     chat.say("Hello!")
     assert contents(chat) == ["Hello!", "half"]
     assert "Stopped." in capsys.readouterr().err

@@ -12,7 +12,7 @@ import click
 
 from naiad.cli.options import json_option, settings_options
 from naiad.cli.progress import mebibytes
-from naiad.cli.running import Running, running
+from naiad.cli.running import Running, began, running
 from naiad.cli.settings import load
 from naiad.errors import NaiadError, NotFound
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 #: A server may end its streams (10 s) and save what it computed (3 s) before it goes.
 PATIENCE_S = 30.0
 GLANCE_S = 2.0
+LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +127,25 @@ def end(server: Running, *, force: bool) -> bool:
         if process.create_time() != server.began:
             return True  # the number belongs to another program by now
         process.kill() if force else process.terminate()
-        process.wait(PATIENCE_S)
     except psutil.NoSuchProcess:
         return True
-    except psutil.TimeoutExpired:
-        return False
     except psutil.AccessDenied as error:
         raise NaiadError(f"Process {server.pid} belongs to somebody else.") from error
-    return True
+    return _has_ended(process)
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Wait for a process that is not our child; one that its parent has not noticed has ended."""
+    import psutil
+
+    for _ in range(round(PATIENCE_S / LOOK_S)):
+        try:
+            process.wait(LOOK_S)
+        except psutil.TimeoutExpired:
+            if began(process.pid) is not None:
+                continue
+        return True
+    return False
 
 
 def look_at(server: Running) -> Row:

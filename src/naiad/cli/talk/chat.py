@@ -124,8 +124,9 @@ def at_terminal(chat: Chat, *, keeps_history: bool) -> None:
     from naiad.cli.talk.prompt import prompter
 
     read = prompter(keeps_history=keeps_history)
-    for line in lines(chat, read):
-        chat.say(line)
+    with contextlib.suppress(EOFError):
+        for line in lines(chat, read):
+            chat.say(line)
 
 
 def lines(chat: Chat, read: Any) -> Iterator[str]:
