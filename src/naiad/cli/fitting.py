@@ -30,7 +30,7 @@ KV_TYPES = ("f16", "q8_0")
 #: What a measurement of memory reads, bytes in all threads together and how often.
 PROBE_BYTES = 1 << 28
 PROBE_ROUNDS = 3
-#: Of the speed of reading memory, what generating reaches: measured on small and larger models.
+#: Of the speed of reading memory, what generating reaches: a rule of thumb, told as a range.
 REACHED = (0.4, 0.8)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -49,11 +48,6 @@ def settings_options(*names: str) -> Callable[[F], F]:
         return command
 
     return decorate
-
-
-def models_folder(flag: str | None, config: str | None = None) -> Path:
-    """The models folder that flag, environment and settings file agree on."""
-    return models_dir(load({"models_dir": flag}, file=config).models_dir)
 
 
 def elsewhere(config: Config) -> tuple[Place, ...]:
