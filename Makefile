@@ -4,6 +4,7 @@
 #   make setup [GPU=cuda|vulkan|metal|none]   environment, engine compiled for this machine, starter
 #   make serve [ARGS="--port 8080"]           all of setup, then serve the starter model
 #   make test                                 all of setup, then every check
+#   make docs                                 these pages as a web site, in site/
 #   make lint | bench | clean
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: help setup serve test lint bench clean engine starter tuned dev models
+.PHONY: help setup serve test lint docs bench clean engine starter tuned dev models
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -33,11 +34,14 @@ lint: dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: dev
+	$(BIN)/zensical build --strict
+
 bench: tuned
 	@exec $(BIN)/python benchmarks/run.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .PHONY: check
 check: lint

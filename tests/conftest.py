@@ -49,6 +49,7 @@ _SLOW = {
     "test_scripted.py",
     "test_setup_build.py",
     "test_setup_chores.py",
+    "test_talk_terminal.py",
     "test_tune_measure.py",
     "test_ui_markdown.py",
     "test_worker.py",
@@ -59,6 +60,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name in _SLOW:
             item.add_marker(pytest.mark.soak)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Servers of the tests are no servers of the user's, and the other way round."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NAIAD_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture(scope="session")

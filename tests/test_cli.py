@@ -24,6 +24,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty models folder, and no settings of the user's own."""
     models = tmp_path / "models"
     models.mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("NAIAD_MODELS_DIR", str(models))
     monkeypatch.setattr(settings, "default_file", lambda: tmp_path / "naiad.toml")
     return models
@@ -62,10 +64,13 @@ def loaded_by(*arguments: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("list",)])
+@pytest.mark.parametrize(
+    "arguments", [("--version",), ("--help",), ("list",), ("ps",), ("completion", "bash")]
+)
 def test_small_commands_load_little(arguments: tuple[str, ...]) -> None:
     modules = loaded_by(*arguments)
-    heavy = {"uvicorn", "starlette", "rich.progress", "llama_cpp", "numpy", "naiad.bench.command"}
+    heavy = {"prompt_toolkit", "huggingface_hub", "http.client", "asyncio"}
+    heavy |= {"uvicorn", "starlette", "rich.progress", "llama_cpp", "numpy", "naiad.bench.command"}
     assert "click" in modules
     assert not modules & heavy
 
@@ -104,7 +109,7 @@ def test_failures_become_a_sentence_and_a_status(
     monkeypatch: pytest.MonkeyPatch,
     capsys: Output,
 ) -> None:
-    def fail(folder: Path) -> None:
+    def fail(*folders: object) -> None:
         raise failure
 
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # put back what a broken pipe replaces
@@ -136,6 +141,7 @@ def test_list_shows_the_models(folder: Path, capsys: Output) -> None:
     assert capsys.readouterr().out.split() == ["One", "3.0", "MiB", str(folder / "One.gguf")]
     assert run(["list", "--json"]) == 0
     row = {"name": "One", "path": str(folder / "One.gguf"), "size_bytes": 3 << 20}
+    row |= {"place": "", "repo": ""}
     assert json.loads(capsys.readouterr().out) == [row]
 
 

@@ -11,7 +11,14 @@ import pytest
 
 from naiad.cli import doctor as checking
 from naiad.cli import settings
-from naiad.cli.doctor import look_at_build, look_at_models, look_at_port, self_test, unused_features
+from naiad.cli.doctor import (
+    look_at_build,
+    look_at_models,
+    look_at_port,
+    look_at_the_users,
+    self_test,
+    unused_features,
+)
 from naiad.cli.main import run
 from naiad.config import Config, EngineConfig
 from naiad.errors import EngineUnavailable
@@ -136,3 +143,27 @@ def test_the_command_reports_and_fails_when_something_is_broken(
     found = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert found["engine"]["verdict"] == "fail"
     assert found["engine"]["todo"] == checking.REBUILD
+
+
+def test_the_users_own_things_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more, folder = tmp_path / "more", tmp_path / "models" / "none"
+    more.mkdir()
+    (more / "Other.gguf").touch()
+    monkeypatch.setenv("NAIAD_STATE_DIR", str(tmp_path / "state"))
+    settings = Config(more_models=(str(more),), foreign_models=False)
+    found = {one.name: one for one in look_at_the_users(None, folder, settings)}
+    assert found["settings"].text.endswith("naiad.toml (not there: all defaults)")
+    assert found["other models"].text == f"1 in {more} (naiad list)"
+    assert found["servers"].text == "none runs"
+    assert found["disk"].text.endswith(f"free for models in {folder}")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1))
+    (tmp_path / "mine.toml").touch()
+    found = {
+        one.name: one
+        for one in look_at_the_users(
+            str(tmp_path / "mine.toml"), folder, Config(foreign_models=False)
+        )
+    }
+    assert (found["disk"].verdict, "Make room" in found["disk"].todo) == ("warn", True)
+    assert found["settings"].text == str(tmp_path / "mine.toml")
+    assert "other models" not in found

@@ -25,10 +25,11 @@ from naiad.cli.listen import base_url, is_loopback, key_for
 from naiad.cli.log import JsonFormatter, TextFormatter, start_logging
 from naiad.cli.main import run
 from naiad.cli.progress import BarReporter, LineReporter, mebibytes, reporter
-from naiad.cli.serve import is_other, wait_with_progress, welcome, with_model
+from naiad.cli.serve import is_other, wait_with_progress, with_model
+from naiad.cli.welcome import ScreenGreeter, greeter_for, welcome
 from naiad.client.base import EngineState, EngineStatus
 from naiad.config import Config, EngineConfig
-from naiad.errors import ModelFileError
+from naiad.errors import ConfigError, ModelFileError
 from naiad.models.sources import STARTER
 from naiad.types import EngineSettings, ModelInfo
 
@@ -226,6 +227,8 @@ def test_the_welcome_says_what_runs_and_where_to_go() -> None:
         "naiad serves tiny on http://127.0.0.1:5001",
         "base URL http://127.0.0.1:5001/v1",
         "SillyTavern",
+        "OLLAMA_HOST=http://127.0.0.1:5001",
+        "ANTHROPIC_BASE_URL=http://127.0.0.1:5001",
         "curl -N http://127.0.0.1:5001/v1/chat/completions -H",
         "4 threads, 2,048 tokens per request, 4 requests at a time, 8,192 cells shared",
         "AVX2",
@@ -247,6 +250,44 @@ def test_the_welcome_shows_a_new_key_and_its_link_and_a_given_key_never() -> Non
     assert "Bearer YOUR_KEY" in given
     none = "\n".join(welcome(INFO, "http://h:1", Config(no_auth=True), None))
     assert "No key is asked for" in none
+
+
+def test_the_welcome_says_how_long_the_load_took() -> None:
+    text = "\n".join(welcome(INFO, "http://h:1", Config(), None, load_s=1.26))
+    assert "2.0 MiB, loaded in 1.3 s" in text
+
+
+def test_a_quiet_server_prints_only_a_key_that_nobody_could_know(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for key in (None, "NEW"):
+        greeter = greeter_for(Config(quiet=True), key, as_json=False)
+        with greeter.progress() as progress:
+            progress.update("Loading", 1, 2)
+        greeter.greet(INFO, "http://h:1", 1.0)
+    assert capsys.readouterr() == ("http://h:1/#key=NEW\n", "")
+
+
+def test_programs_get_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    greeter = greeter_for(Config(), "NEW", as_json=True)
+    with greeter.progress() as progress:
+        for done in (0.0, 0.5, 0.5, 1.0):
+            progress.update("Loading", done, 1.0)
+    greeter.greet(INFO, "http://h:1", 1.0)
+    greeter_for(Config(quiet=True), None, as_json=True).greet(INFO, "http://h:1", 1.0)
+    *loading, ready, quiet = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [line["progress"] for line in loading] == [0.0, 0.5, 1.0]
+    assert (ready["event"], ready["url"], ready["key"]) == ("ready", "http://h:1", "NEW")
+    assert "key" not in quiet
+
+
+def test_input_that_cannot_be_waited_for_is_refused() -> None:
+    class Loop:
+        def add_reader(self, *_: object) -> None:
+            raise PermissionError
+
+    with pytest.raises(ConfigError, match="needs a pipe"):
+        serving.stop_at_eof(Loop())  # type: ignore[arg-type]
 
 
 def test_the_welcome_names_the_address_for_other_machines() -> None:
@@ -287,7 +328,7 @@ async def test_the_load_is_shown_until_the_model_is_there(
 ) -> None:
     monkeypatch.setattr(serving, "REDRAW_S", 0)
     engine = LoadingEngine()
-    assert await wait_with_progress(engine) == INFO  # type: ignore[arg-type]
+    assert await wait_with_progress(engine, reporter(in_bytes=False)) == INFO  # type: ignore[arg-type]
     lines = capsys.readouterr().err.splitlines()
     assert lines == [f"Loading the model: {n} %" for n in (25, 50, 75)]
 
@@ -299,7 +340,8 @@ async def test_the_load_can_be_shown_in_the_log(
 ) -> None:
     monkeypatch.setattr(serving, "REDRAW_S", 0)
     caplog.set_level("INFO")
-    await wait_with_progress(LoadingEngine(), to_log=True)  # type: ignore[arg-type]
+    shown = ScreenGreeter(Config(log_json=True), None).progress()
+    await wait_with_progress(LoadingEngine(), shown)  # type: ignore[arg-type]
     assert caplog.messages == [f"Loading the model: {n} %" for n in (25, 50, 75)]
     assert capsys.readouterr().err == ""
 
@@ -308,7 +350,7 @@ async def test_a_failed_load_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = LoadingEngine()
     engine.ready.set_exception(ModelFileError("It is damaged."))
     with pytest.raises(ModelFileError, match="It is damaged"):
-        await wait_with_progress(engine)  # type: ignore[arg-type]
+        await wait_with_progress(engine, reporter(in_bytes=False))  # type: ignore[arg-type]
 
 
 def test_plain_progress_is_a_line_per_quarter(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,8 @@ import pytest
 from naiad.cli import doctor_tuning, serve, settings
 from naiad.cli.doctor import look_at_settings
 from naiad.cli.main import run
-from naiad.cli.serve import welcome, with_tuning
+from naiad.cli.serve import with_tuning
+from naiad.cli.welcome import welcome
 from naiad.client.spawn import _environment
 from naiad.config import Config, EngineConfig, Tuning
 from naiad.errors import EngineUnavailable
@@ -245,7 +246,7 @@ def test_the_start_says_what_was_chosen_for(config: EngineConfig, tuned: bool, w
 
 def test_the_command_line_leads_to_it(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Config] = []
-    monkeypatch.setattr(serve, "_serve", lambda config, _: seen.append(config))
+    monkeypatch.setattr(serve, "_serve", lambda config, *_, **__: seen.append(config))
     monkeypatch.setattr(serve, "with_model", lambda config: config)
     monkeypatch.setattr(serve, "start_logging", lambda *_, **__: None)
     path = models / "tiny.gguf"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from naiad import errors
+from naiad.cli import settings_page
 from naiad.cli.main import COMMANDS
 from naiad.cli.settings import BY_NAME, SETTINGS
 
@@ -124,13 +128,19 @@ def test_every_page_of_docs_is_in_the_index(page: Path) -> None:
         assert f"({page.name})" in read("docs/index.md")
 
 
-def test_every_setting_is_documented_with_its_default() -> None:
+def test_every_setting_is_documented_as_it_is() -> None:
+    page = read("docs/settings.md")
+    remake = "python -m naiad.cli.settings_page docs/settings.md"
+    assert settings_page.with_table(page) == page, f"the table is out of date: {remake}"
     documented = {row[0]: row[1] for row in rows("docs/settings.md", "setting")}
-    shown = {setting.name: setting.default for setting in SETTINGS if not setting.hidden}
-    assert set(documented) == set(shown)
-    numbers = {name: value for name, value in shown.items() if isinstance(value, int | float)}
-    for name, value in numbers.items():
-        assert documented[name] == (f"{value:g}" if type(value) is float else str(value).lower())
+    assert set(documented) == {setting.name for setting in SETTINGS if not setting.hidden}
+    assert (documented["port"], documented["heartbeat_s"]) == ("5001", "10")
+    assert set(settings_page.UNSET) | set(settings_page.MORE) <= set(documented)
+
+
+def test_a_settings_page_without_its_marks_is_refused() -> None:
+    with pytest.raises(ValueError, match="has no <!-- settings"):
+        settings_page.with_table("# Settings")
 
 
 def test_every_error_code_is_documented_with_its_status() -> None:
@@ -147,6 +157,21 @@ def test_flags_of_the_server_that_are_mentioned_exist() -> None:
 def test_every_command_is_in_the_readme() -> None:
     table = "\n".join(" ".join(row) for row in rows("README.md", "command"))
     assert [name for name in COMMANDS if name not in table] == []
+
+
+def test_every_page_of_docs_is_in_the_web_site() -> None:
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    assert set(re.findall(r"([\w-]+\.md)$", read("mkdocs.yml"), flags=re.MULTILINE)) == pages
+
+
+@pytest.mark.soak
+def test_the_web_site_builds_without_a_warning(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "site" / "index.html").exists()
 
 
 def test_the_import_table_is_the_one_that_is_enforced() -> None:

@@ -70,7 +70,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything `naiad serve` can be told."""
+    """Everything the `naiad` command can be told, most of it for `naiad serve`."""
 
     engine: EngineConfig = msgspec.field(default_factory=EngineConfig)
     host: str = "127.0.0.1"
@@ -86,6 +86,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     saves_dir: str | None = None  # None: in the user's data folder
     preload_story: str | None = None  # path of a story, as JSON, that KoboldAI Lite opens at first
     multiplayer: bool = False  # players may share one story
+    more_models: tuple[str, ...] = ()  # further folders, which are only read
+    foreign_models: bool = True  # those of LM Studio and the Hugging Face cache can be named too
+    server: str | None = None  # what `naiad run` and `chat` talk to; None: whatever runs
+    quiet: bool = False  # print what was asked for, and errors
     max_queue: int = 256
     max_queue_tokens: int = 1 << 20  # of prompts that wait to be computed: 256 of 4096 tokens
     max_body_bytes: int = 32 * 1024 * 1024

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import click
 
-from naiad.cli.options import config_option, json_option, settings_options
+from naiad.cli.options import config_option, elsewhere, json_option, settings_options
 from naiad.cli.progress import mebibytes
 from naiad.cli.settings import load
 from naiad.config import Config
@@ -51,7 +51,7 @@ class Finding:
 @click.argument("model", required=False)
 @json_option
 @click.option("--no-self-test", is_flag=True, help="Do not start the engine.")
-@settings_options("models_dir", "host", "port")
+@settings_options("models_dir", "more_models", "host", "port")
 @config_option
 def doctor(
     model: str | None, as_json: bool, no_self_test: bool, config: str | None, **flags: Any
@@ -68,6 +68,7 @@ def doctor(
         look_at_memory(),
         look_at_port(settings.host, settings.port),
         *look_at_settings(model, folder, settings),
+        *look_at_the_users(config, folder, settings),
     ]
     if not no_self_test:
         findings.append(self_test(model, folder, settings))
@@ -185,12 +186,22 @@ def look_at_settings(model: str | None, folder: Path, settings: Config) -> list[
     return [Finding("tuning", "ok" if is_measured else "warn", text, todo)]
 
 
+def look_at_the_users(config: str | None, folder: Path, settings: Config) -> list[Finding]:
+    """Settings file, disk, models of other programs, servers that run."""
+    from naiad.cli.doctor_user import look_at_users
+
+    return [
+        Finding(name, "ok" if is_well else "warn", text, todo)
+        for name, is_well, text, todo in look_at_users(config, folder, settings)
+    ]
+
+
 def self_test(model: str | None, folder: Path, settings: Config) -> Finding:
     """Load a model and generate a few tokens, the way `naiad serve` would."""
     import msgspec
 
     try:
-        path = find(model or settings.engine.model or None, folder)
+        path = find(model or settings.engine.model or None, folder, elsewhere(settings))
         engine = msgspec.structs.replace(settings.engine, model=str(path), parallel=1, ctx=256)
         return asyncio.run(_try_engine(engine))
     except NaiadError as error:

@@ -15,14 +15,20 @@ from naiad.errors import NaiadError
 
 #: name -> (where its click command is, what the help of `naiad` says)
 COMMANDS: dict[str, tuple[str, str]] = {
-    "serve": ("naiad.cli.serve:serve", "Serve a model over the OpenAI and KoboldAI APIs."),
-    "pull": ("naiad.cli.models:pull", "Fetch a model by name."),
-    "list": ("naiad.cli.models:list_models", "List the installed models."),
+    "serve": ("naiad.cli.serve:serve", "Serve a model over HTTP, and on a web page."),
+    "run": ("naiad.cli.talk.commands:run", "Answer one prompt, from arguments or a pipe."),
+    "chat": ("naiad.cli.talk.commands:chat", "Talk with a model at the terminal."),
+    "ps": ("naiad.cli.processes:ps", "List the servers that run."),
+    "stop": ("naiad.cli.processes:stop", "Stop servers."),
+    "pull": ("naiad.cli.models:pull", "Fetch a model, by name or from the web."),
+    "list": ("naiad.cli.models:list_models", "List the models on this machine."),
+    "fit": ("naiad.cli.fitting:fit", "Tell whether a model runs here, and how fast."),
     "show": ("naiad.cli.models:show", "Tell what a model file says about itself."),
     "rm": ("naiad.cli.models:remove", "Delete an installed model."),
     "cache": ("naiad.cli.cache:cache", "Show or clear what is kept on disk."),
     "tune": ("naiad.cli.tune:tune", "Measure which settings suit this machine."),
     "doctor": ("naiad.cli.doctor:doctor", "Check this machine and say what to mend."),
+    "completion": ("naiad.cli.completion:completion", "Print shell completion."),
     "bench": ("naiad.bench.command:bench", "Load a server with streams and time what comes back."),
 }
 

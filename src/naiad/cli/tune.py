@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from naiad.cli.options import config_option, json_option, models_folder, settings_options
+from naiad.cli.options import config_option, elsewhere, json_option, settings_options
 from naiad.cli.progress import reporter
+from naiad.cli.settings import load
 from naiad.config import Tuning
 from naiad.errors import ModelFileError, NaiadError
 from naiad.models.catalogue import find
+from naiad.models.catalogue import models_dir as folder_of
 
 if TYPE_CHECKING:
     from naiad.tune.record import LaneResult, Measured, Record
@@ -42,7 +44,8 @@ def tune(
     The result is used from the next start on, for this model; that of the starter model for every
     model without its own. Let the machine rest meanwhile, and expect a few minutes.
     """
-    path = find(model, models_folder(models_dir, config))
+    settings = load({"models_dir": models_dir}, file=config)
+    path = find(model, folder_of(settings.models_dir), elsewhere(settings))
     record = known(path) if if_needed else None
     if record is not None and not quiet:
         click.echo(f"Measured already, {record.measured_at}; once more: naiad tune", err=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +22,8 @@ MAGIC = b"GGUF"
 MAX_HEADER_BYTES = 256 * 1024 * 1024
 MAX_NAME_BYTES = 65_535
 MAX_DIMS = 8
+#: Arrays of up to so many integers are kept: one for each layer of any model.
+MAX_KEPT = 1024
 DEFAULT_ALIGNMENT = 32
 
 #: value type in the file -> struct format; strings and arrays are read by hand.
@@ -54,7 +56,9 @@ class GgufHeader:
     """What a GGUF file says about itself.
 
     metadata: scalars and strings by key; an array is given as its length only.
+    arrays: the values of short arrays of numbers, such as one for each layer.
     n_params: weights, counted from the tensor table.
+    expert_bytes: of tensors that hold a mixture's experts, of which each token uses a few.
     data_end: bytes the file must have for its tensors to be complete (tensor types that this
         reader does not know are counted as empty).
     """
@@ -64,6 +68,8 @@ class GgufHeader:
     n_tensors: int
     n_params: int
     data_end: int
+    arrays: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    expert_bytes: int = 0
 
     @property
     def architecture(self) -> str:
@@ -206,24 +212,27 @@ def _read(cursor: _Cursor) -> GgufHeader:
     # A tensor's entry takes at least 32 bytes, a key and its value at least 13.
     if n_tensors * 32 + n_pairs * 13 > cursor.left:
         raise _Damaged(f"it claims {n_tensors} tensors and {n_pairs} keys, more than it can hold")
-    metadata = dict(_pair(cursor) for _ in range(n_pairs))
+    arrays: dict[str, tuple[int, ...]] = {}
+    metadata = dict(_pair(cursor, arrays) for _ in range(n_pairs))
     tensors = [_tensor(cursor) for _ in range(n_tensors)]
     return GgufHeader(
         version=version,
         metadata=metadata,
         n_tensors=n_tensors,
-        n_params=sum(weights for weights, _ in tensors),
-        data_end=_data_start(cursor.position, metadata) + max(end for _, end in tensors)
+        n_params=sum(tensor.weights for tensor in tensors),
+        data_end=_data_start(cursor.position, metadata) + max(tensor.end for tensor in tensors)
         if tensors
         else cursor.position,
+        arrays=arrays,
+        expert_bytes=sum(tensor.n_bytes for tensor in tensors if tensor.is_of_experts),
     )
 
 
-def _pair(cursor: _Cursor) -> tuple[str, Any]:
+def _pair(cursor: _Cursor, arrays: dict[str, tuple[int, ...]]) -> tuple[str, Any]:
     key = cursor.text(MAX_NAME_BYTES)
     kind = cursor.scalar("I")
     if kind == ARRAY:
-        return key, _skip_array(cursor, key)
+        return key, _skip_array(cursor, key, arrays)
     if kind == STRING:
         return key, cursor.text()
     if kind not in SCALARS:
@@ -231,10 +240,12 @@ def _pair(cursor: _Cursor) -> tuple[str, Any]:
     return key, cursor.scalar(SCALARS[kind])
 
 
-def _skip_array(cursor: _Cursor, key: str) -> int:
-    """Move past an array and return its length."""
+def _skip_array(cursor: _Cursor, key: str, arrays: dict[str, tuple[int, ...]]) -> int:
+    """Move past an array and return its length; a short one of integers is kept."""
     kind, n = cursor.scalar("I"), cursor.scalar("Q")
-    if kind in SCALARS:
+    if SCALARS.get(kind, "d") not in "fd" and n <= MAX_KEPT and not key.startswith("tokenizer."):
+        arrays[key] = tuple(int(cursor.scalar(SCALARS[kind])) for _ in range(n))
+    elif kind in SCALARS:
         cursor.skip(n * _struct(SCALARS[kind]).size)
     elif kind == STRING:
         if n * 8 > cursor.left:
@@ -245,8 +256,21 @@ def _skip_array(cursor: _Cursor, key: str) -> int:
     return int(n)
 
 
-def _tensor(cursor: _Cursor) -> tuple[int, int]:
-    """One entry of the tensor table: (weights, where its data ends within the data section)."""
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """One entry of the tensor table. end: where its data ends within the data section."""
+
+    name: str
+    weights: int
+    n_bytes: int
+    end: int
+
+    @property
+    def is_of_experts(self) -> bool:
+        return "_exps." in self.name
+
+
+def _tensor(cursor: _Cursor) -> _Tensor:
     name = cursor.text(MAX_NAME_BYTES)
     n_dims = cursor.scalar("I")
     if n_dims > MAX_DIMS:
@@ -254,7 +278,8 @@ def _tensor(cursor: _Cursor) -> tuple[int, int]:
     weights = math.prod(cursor.scalar("Q") for _ in range(n_dims))
     kind, offset = cursor.scalar("I"), cursor.scalar("Q")
     per_block, block_bytes = BLOCKS.get(kind, (1, 0))
-    return weights, offset + weights // per_block * block_bytes
+    n_bytes = weights // per_block * block_bytes
+    return _Tensor(name, weights, n_bytes, offset + n_bytes)
 
 
 def _data_start(position: int, metadata: dict[str, Any]) -> int:

@@ -1,0 +1,189 @@
+"""`naiad fit`: will a model run here, at which context, how fast; without loading it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from naiad.cli.options import (
+    complete_model,
+    config_option,
+    elsewhere,
+    json_option,
+    settings_options,
+)
+from naiad.cli.progress import mebibytes
+from naiad.cli.settings import load
+from naiad.models.catalogue import find, models_dir, parts_of
+
+if TYPE_CHECKING:
+    from naiad.models.cost import Cost
+
+KV_TYPES = ("f16", "q8_0")
+#: What a measurement of memory reads, bytes in all threads together and how often.
+PROBE_BYTES = 1 << 28
+PROBE_ROUNDS = 3
+#: Of the speed of reading memory, what generating reaches: a rule of thumb, told as a range.
+REACHED = (0.4, 0.8)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """One KV type. most_ctx: tokens that one request can have at most, 0 when nothing fits.
+
+    ctx: what was asked for, or the model's own as far as it fits; memory_bytes: all of it there.
+    """
+
+    kv_type: str
+    most_ctx: int
+    ctx: int
+    memory_bytes: int
+    tokens_per_s: tuple[float, float] | None
+
+
+@click.command()
+@click.argument("model", required=False, shell_complete=complete_model)
+@json_option
+@click.option("--no-speed", is_flag=True, help="Do not measure how fast memory is read.")
+@settings_options("ctx", "models_dir", "more_models")
+@config_option
+def fit(model: str | None, as_json: bool, no_speed: bool, config: str | None, **flags: Any) -> int:
+    """Tell whether MODEL runs on this machine, with how much context, and about how fast.
+
+    Nothing is loaded. Exits with 1 when it does not fit.
+    """
+    settings = load({"model": model, **flags}, file=config)
+    folder = models_dir(settings.models_dir)
+    path = find(settings.engine.model or None, folder, elsewhere(settings))
+    cost = cost_of_file(path)
+    free = free_bytes()
+    speed = None if no_speed else read_speed()
+    fits = [fit_for(cost, kind, free, settings.engine.ctx, speed) for kind in KV_TYPES]
+    if as_json:
+        told = {"model": path.stem, "path": str(path), "free_bytes": free}
+        told |= {"n_ctx_train": cost.n_ctx_train, "fits": [asdict(one) for one in fits]}
+        click.echo(json.dumps(told, indent=2))
+    else:
+        click.echo("\n".join(told_of(path, cost, fits, free)))
+    return int(not any(one.most_ctx and one.ctx <= one.most_ctx for one in fits))
+
+
+def cost_of_file(path: Path) -> Cost:
+    """The costs of a model's file. Raises ModelFileError."""
+    from naiad.models.cost import cost_of
+    from naiad.models.gguf import read_header
+
+    n_bytes = sum(part.stat().st_size for part in parts_of(path) if part.is_file())
+    return cost_of(read_header(path), n_bytes)
+
+
+def free_bytes() -> int:
+    """Memory that is free on this machine, or in this container."""
+    import psutil
+
+    from naiad.engine.memory_fit import free_memory
+
+    return free_memory(psutil.virtual_memory().available)
+
+
+def fit_for(cost: Cost, kv_type: str, free: int, ctx: int | None, bytes_per_s: float | None) -> Fit:
+    """What one KV type allows for one request at a time. ctx: asked for, or None."""
+    most = most_ctx(lambda n: memory(cost, kv_type, n) <= usable(free))
+    wanted = ctx or min(cost.n_ctx_train or most, most)
+    speed = None
+    if bytes_per_s:
+        fast, slow = (cost.tokens_per_s(bytes_per_s, n, kv_type) for n in (0, wanted))
+        speed = (round(slow * REACHED[0], 1), round(fast * REACHED[1], 1))
+    return Fit(kv_type, most, wanted, memory(cost, kv_type, wanted), speed)
+
+
+def usable(free: int) -> int:
+    """Of the free memory, what the engine dares to use."""
+    from naiad.engine.memory_fit import USABLE_SHARE
+
+    return int(free * USABLE_SHARE)
+
+
+def memory(cost: Cost, kv_type: str, n_ctx: int) -> int:
+    """Bytes for one request of n_ctx tokens: weights, cells, the buffers of a step."""
+    from naiad.engine.memory_fit import ModelShape, Wish, compute_bytes, round_up
+
+    per_cell = cost.bytes_per_cell(kv_type)
+    shape = ModelShape(
+        mapped_bytes=cost.weight_bytes,
+        bytes_per_cell=per_cell,
+        n_ctx_train=cost.n_ctx_train,
+        n_vocab=cost.n_vocab,
+        n_embd=cost.n_embd,
+        n_head=cost.n_head,
+        has_window=cost.has_window,
+    )
+    cells = round_up(max(n_ctx, 1))
+    wish = Wish(parallel=1, flash_attention=kv_type != "f16")
+    return cost.weight_bytes + cells * per_cell + compute_bytes(shape, wish, cells)
+
+
+def most_ctx(fits: Callable[[int], bool]) -> int:
+    """The largest context that fits, in steps of 256 up to 16 million; 0 when none does."""
+    low, high = 0, 1
+    while high < 1 << 16 and fits(high * 256):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle * 256) else (low, middle)
+    return low * 256
+
+
+def read_speed() -> float:
+    """Bytes a second that all physical cores read from memory together; the best of some rounds."""
+    import numpy as np
+    import psutil
+
+    n = psutil.cpu_count(logical=False) or 1
+    arrays = [np.ones(PROBE_BYTES // n // 8) for _ in range(n)]
+    best = 0.0
+    with ThreadPoolExecutor(n) as pool:
+        for _ in range(PROBE_ROUNDS):
+            started = perf_counter()
+            list(pool.map(np.max, arrays))
+            best = max(best, PROBE_BYTES / (perf_counter() - started))
+    return best
+
+
+def told_of(path: Path, cost: Cost, fits: list[Fit], free: int) -> list[str]:
+    """The verdict, then a line for each KV type."""
+    lines = [verdict(fits), ""]
+    trained = f", made for {cost.n_ctx_train:,} tokens" if cost.n_ctx_train else ""
+    lines.append(f"  {path.stem}: {mebibytes(cost.weight_bytes)} of weights{trained}")
+    lines.append(f"  {mebibytes(free)} of memory free, {mebibytes(usable(free))} of it usable")
+    for one in fits:
+        beyond = cost.n_ctx_train and one.most_ctx >= cost.n_ctx_train
+        most = "all of its context fits" if beyond else f"at most {one.most_ctx:,} tokens fit"
+        line = f"  KV {one.kv_type:<5} {most}"
+        if one.most_ctx:
+            line += f"; {one.ctx:,} tokens take {mebibytes(one.memory_bytes)}"
+        if one.tokens_per_s and one.most_ctx:
+            line += ", about {:.0f} to {:.0f} tokens/s".format(*one.tokens_per_s)
+        lines.append(line)
+    if cost.is_recurrent:
+        lines.append("  Parts of it are recurrent; the state of these is not counted.")
+    return lines
+
+
+def verdict(fits: list[Fit]) -> str:
+    """One sentence: does it run?"""
+    good = [one for one in fits if one.most_ctx and one.ctx <= one.most_ctx]
+    if not any(one.most_ctx for one in fits):
+        return "It does not fit into this machine's memory."
+    if not good:
+        best = max(fits, key=lambda one: one.most_ctx)
+        most = f"at most {best.most_ctx:,} tokens (--kv-type {best.kv_type})"
+        return f"Not with so much context: {most}."
+    return f"It runs here: naiad serve --ctx {good[0].ctx} --kv-type {good[0].kv_type}"

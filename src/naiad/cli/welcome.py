@@ -1,0 +1,207 @@
+"""What `naiad serve` shows: one screen for people, JSON lines for programs, or nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import sys
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from naiad.cli.listen import is_any_address
+from naiad.cli.progress import LineReporter, QuietReporter, Reporter, mebibytes, reporter
+from naiad.config import Config, EngineConfig
+
+if TYPE_CHECKING:
+    from naiad.types import ModelInfo
+
+log = logging.getLogger(__name__)
+
+
+class Greeter(Protocol):
+    """Shows the load, then that the server is ready."""
+
+    def progress(self) -> Reporter:
+        """What shows how far the load is."""
+        ...
+
+    def greet(self, model: ModelInfo, url: str, load_s: float) -> None:
+        """Say that the model is loaded and where the server is; load_s: how long it took."""
+        ...
+
+
+def greeter_for(config: Config, new_key: str | None, *, as_json: bool) -> Greeter:
+    """The greeter that suits. new_key: a key that was made for this run, which must be shown."""
+    if as_json:
+        return JsonGreeter(config, new_key)
+    return QuietGreeter(new_key) if config.quiet else ScreenGreeter(config, new_key)
+
+
+class ScreenGreeter(Greeter):
+    """A bar, then one screen."""
+
+    def __init__(self, config: Config, new_key: str | None) -> None:
+        self._config = config
+        self._new_key = new_key
+
+    def progress(self) -> Reporter:
+        if self._config.log_json:  # for programs that read standard error
+            return LineReporter(in_bytes=False, say=log.info)
+        return reporter(in_bytes=False)
+
+    def greet(self, model: ModelInfo, url: str, load_s: float) -> None:
+        click.echo("\n".join(welcome(model, url, self._config, self._new_key, load_s)))
+        sys.stdout.flush()
+
+
+class QuietGreeter(Greeter):
+    """Nothing, but for a key that nobody could know otherwise."""
+
+    def __init__(self, new_key: str | None) -> None:
+        self._new_key = new_key
+
+    def progress(self) -> Reporter:
+        return QuietReporter()
+
+    def greet(self, model: ModelInfo, url: str, load_s: float) -> None:  # noqa: ARG002
+        if self._new_key:
+            click.echo(f"{url}/#key={self._new_key}")
+
+
+class JsonGreeter(Greeter):
+    """One JSON object a line: {"event": "loading", "progress"}, then {"event": "ready", ...}."""
+
+    def __init__(self, config: Config, new_key: str | None) -> None:
+        self._is_quiet = config.quiet
+        self._new_key = new_key
+
+    def progress(self) -> Reporter:
+        return QuietReporter() if self._is_quiet else JsonReporter()
+
+    def greet(self, model: ModelInfo, url: str, load_s: float) -> None:
+        ready = {"event": "ready", "url": url, "model": model.name, "load_s": round(load_s, 3)}
+        ready |= {"n_ctx": model.engine.n_ctx, "build": model.engine.build}
+        _tell({**ready, **({"key": self._new_key} if self._new_key else {})})
+
+
+class JsonReporter(QuietReporter):
+    """A line whenever another hundredth is done."""
+
+    def __init__(self) -> None:
+        self._last = -1
+
+    def update(self, stage: str, done: float, total: float) -> None:  # noqa: ARG002
+        percent = int(100 * done / total) if total else 100
+        if percent != self._last:
+            self._last = percent
+            _tell({"event": "loading", "progress": percent / 100})
+
+
+def _tell(line: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+def welcome(
+    model: ModelInfo, url: str, config: Config, new_key: str | None, load_s: float = 0.0
+) -> list[str]:
+    """The lines that say what is loaded, how, and where to point a client."""
+    key = new_key or config.api_key
+    lines = ["", f"naiad serves {model.name} on {url}", ""]
+    lines += [f"  {label:<9} {text}" for label, text in _facts(model, config.engine, load_s)]
+    if new_key:
+        lines += ["", "  This server can be reached from other machines, so it asks for a key."]
+        lines += [f"  The key of this run, shown only here: {new_key}"]
+    elif config.no_auth:
+        lines += ["", "  No key is asked for: whoever can reach this port can use the model."]
+    if is_any_address(config.host):
+        port = url.rpartition(":")[2]
+        lines += ["", f"  Other machines find it at http://{socket.gethostname()}:{port}"]
+    lines += ["", *_addresses(url, new_key), ""]
+    lines += [f"  {line}" for line in _to_paste(url, has_key=bool(key))]
+    return [*lines, "", "  Ctrl-C stops the server."]
+
+
+def _addresses(url: str, new_key: str | None) -> list[str]:
+    """Where each kind of client finds the server."""
+    return [
+        f"  In a browser                  {url}/{f'#key={new_key}' if new_key else ''}",
+        "  At another terminal           naiad chat",
+        f"  OpenAI clients                base URL {url}/v1",
+        f"  SillyTavern, KoboldAI clients API URL  {url}",
+        f"  Ollama clients                OLLAMA_HOST={url}",
+        f"  Anthropic clients             ANTHROPIC_BASE_URL={url}",
+    ]
+
+
+def _to_paste(url: str, *, has_key: bool) -> list[str]:
+    """A request to try at another terminal."""
+    auth = " -H 'Authorization: Bearer YOUR_KEY'" if has_key else ""
+    return [
+        f"curl -N {url}/v1/chat/completions{auth} -H 'Content-Type: application/json' \\",
+        """  -d '{"messages":[{"role":"user","content":"Hello!"}],"stream":true}'""",
+    ]
+
+
+def _facts(model: ModelInfo, config: EngineConfig, load_s: float) -> list[tuple[str, str]]:
+    engine = model.engine
+    loaded = f", loaded in {load_s:.1f} s" if load_s else ""
+    facts = [("model", _describe_model(model) + loaded)]
+    facts.append(
+        (
+            "settings",
+            f"{engine.threads} threads, {engine.n_ctx:,} tokens per request, "
+            f"{engine.parallel} requests at a time, {engine.pool_cells:,} cells shared",
+        )
+    )
+    facts.append(
+        (
+            "memory",
+            f"KV cache {engine.kv_type}, flash attention {_on(engine.flash_attention)}, "
+            f"{engine.gpu_layers or 'no'} layers on a GPU",
+        )
+    )
+    facts.append(("profile", _describe_profile(model, config)))
+    facts += [("build", text) for text in _describe_build(engine.build)]
+    if not engine.extra_buffers:
+        facts.append(("note", "safe mode: repacked weights (AMX and friends) are off"))
+    return facts
+
+
+def _describe_profile(model: ModelInfo, config: EngineConfig) -> str:
+    """What the settings were chosen for, and by whom; the worker's log names each of them."""
+    told = {
+        "default": "first words soon, prompts shared, one pool of cells",
+        "throughput": "many unrelated requests, cells of their own for each",
+    }[config.profile]
+    if model.engine.tuned and config.tuning is not None:
+        return f"{config.profile}: {told}; {config.tuning.source}"
+    return f"{config.profile}: {told}; not measured here (naiad tune)"
+
+
+def _describe_model(model: ModelInfo) -> str:
+    told = [model.description or model.architecture]
+    if model.n_params:
+        told.append(f"{model.n_params / 1e6:,.0f} million weights")
+    if model.size_bytes:
+        told.append(mebibytes(model.size_bytes))
+    return ", ".join(filter(None, told)) or "scripted"
+
+
+def _describe_build(info: str) -> list[str]:
+    """The installed build as it was recorded, and llama.cpp's features that are on."""
+    from naiad.setup.engine import describe
+    from naiad.setup.record import load_record
+
+    if not info:
+        return []
+    record = load_record()
+    told = info.replace("CPU :", "").split("|")
+    features = [part.split("=")[0].strip() for part in told if "= 1" in part]
+    return [*([describe(record)] if record else []), ", ".join(features)]
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
