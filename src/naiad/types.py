@@ -43,6 +43,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     top_a: float = 0.0  # >= 0; 0 is off
     typical_p: float = 1.0  # (0, 1]; 1 is off
     tfs: float = 1.0  # (0, 1]; 1 is off
+    epsilon_cutoff: float = 0.0  # [0, 1]; 0 is off
+    eta_cutoff: float = 0.0  # [0, 1]; 0 is off
     top_n_sigma: float = 0.0  # >= 0; 0 is off
     repetition_penalty: float = 1.0  # > 0; 1 is off
     penalty_last_n: int = 64  # tokens looked back over; 0 is off, -1 the whole context
@@ -64,6 +66,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit); -inf bans it
     text_bias: tuple[tuple[str, float], ...] = ()  # the same for each token of a text
     ignore_eos: bool = False  # end-of-generation tokens are never chosen
+    min_tokens: int = 0  # >= 0; until so many have come they are not, and no stop string ends it
     bypass_eos: bool = False  # they may be chosen, but end nothing
     banned_phrases: tuple[str, ...] = ()  # never said, in any case; see naiad.engine.phrases
     order: tuple[str, ...] = ()  # stages that run, in this order; () is the engine's default

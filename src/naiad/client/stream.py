@@ -116,16 +116,23 @@ class Stream:
         return TokenBatch(tuple(tokens), data, self._cached, self._finish, self._error)
 
     def _merge(self) -> None:
-        tokens = [token for part, _ in self._backlog for token in part]
-        data = b"".join(part for _, part in self._backlog)
-        self._backlog.clear()
-        self._backlog.append((tokens, data))
+        """Into one; or two, so that none reaches over the token from which stop strings count."""
+        parts: tuple[list[tuple[list[int], bytes]], ...] = ([], [])
+        n_tokens = len(self.emitted) - sum(len(tokens) for tokens, _ in self._backlog)
+        for tokens, data in self._backlog:
+            n_tokens += len(tokens)
+            parts[n_tokens > self.job.sampling.min_tokens].append((tokens, data))
+        self._backlog = deque(_joined(part) for part in parts if part)
 
     def _wake(self) -> None:
         if self._waiter is not None:
             if not self._waiter.done():
                 self._waiter.set_result(None)
             self._waiter = None
+
+
+def _joined(parts: list[tuple[list[int], bytes]]) -> tuple[list[int], bytes]:
+    return [token for tokens, _ in parts for token in tokens], b"".join(data for _, data in parts)
 
 
 def _error_of(item: StreamItem) -> NaiadError | None:

@@ -65,6 +65,10 @@ def _share(name: str, value: Any) -> float:
     return number(0, 1)(name, value) or 1.0  # 0: off, as front ends mean it
 
 
+def _cutoff(name: str, value: Any) -> float:
+    return number(0, 10_000)(name, value) / 10_000  # text-generation-webui's unit
+
+
 def _n_sigma(name: str, value: Any) -> float:
     return max(0.0, number(-1, 100)(name, value))  # -1 and 0: off
 
@@ -107,6 +111,8 @@ KNOBS: tuple[Knob, ...] = (
     Knob("top_a", ("top_a",), number(0, 1)),
     Knob("typical_p", ("typical_p", "typical"), _share),
     Knob("tfs", ("tfs", "tfs_z"), _share),
+    Knob("epsilon_cutoff", ("epsilon_cutoff",), _cutoff),
+    Knob("eta_cutoff", ("eta_cutoff",), _cutoff),
     Knob("top_n_sigma", ("top_n_sigma", "nsigma"), _n_sigma),
     Knob("dynatemp_range", ("dynatemp_range",), number(0, 100)),
     Knob("dynatemp_exponent", ("dynatemp_exponent",), number(0.01, 100)),
@@ -139,6 +145,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob("adaptive_decay", ("adaptive_decay",), _decay),
     Knob("bypass_eos", ("bypass_eos",), boolean),
     Knob("ignore_eos", ("ignore_eos", "ban_eos_token", "use_default_badwordsids"), boolean),
+    Knob("min_tokens", ("min_tokens", "min_new_tokens", "min_length"), integer(0, MAX_INT)),
     Knob("seed", ("seed", "sampler_seed"), _seed),
 )
 
@@ -212,15 +219,12 @@ def read_object(fields: Fields, name: str) -> Fields:
 #: Values with which a field that has no effect here asks for none.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "add_bos_token": (True,),
-    "epsilon_cutoff": (0,),
-    "eta_cutoff": (0,),
     "guidance_scale": (1,),
     "images": ([],),
     "logprobs": (False, 0),
     "include_reasoning": (False, True),
     "memory": ("",),
     "min_keep": (0,),
-    "min_tokens": (0,),
     "n": (1,),
     "n_probs": (0,),
     "quiet": (False, True),

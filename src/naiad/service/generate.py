@@ -50,6 +50,7 @@ class Generation:
         "_n_cached",
         "_n_held",
         "_n_tokens",
+        "_n_unstopped",
         "_place",
         "_prompt_began",
         "_settled",
@@ -67,12 +68,15 @@ class Generation:
         place: Place,
         abort: Callable[[int], None],
         channels: Channels | None = None,
+        n_unstopped: int = 0,
     ) -> None:
+        """n_unstopped: tokens within which no stop string ends it."""
         self.started = Started(n_prompt=stream.n_prompt)
         self.finished: Finished | None = None  # set as soon as the end is known
         self._stream = stream
         self._text = StreamText(stops)
         self._channels = channels
+        self._n_unstopped = n_unstopped
         self._settled: deque[CallEvent] = deque()  # events of the channels, not yet handed out
         self._entry = entry
         self._place = place
@@ -161,7 +165,7 @@ class Generation:
         self._n_held += n_tokens
         if batch.n_cached:
             self._n_cached = batch.n_cached
-        text, stop = self._text.feed(batch.data)
+        text, stop = self._text.feed(batch.data, may_stop=self._n_tokens > self._n_unstopped)
         if stop is not None:
             if batch.finish is None:
                 self._stop()

@@ -138,7 +138,13 @@ class Service:
             place.counted(stream.n_prompt)
             channels = _channels(request.prompt, prompt, model)
             generation = Generation(
-                stream, request.stop, entry, place, self._engine.abort, channels
+                stream,
+                request.stop,
+                entry,
+                place,
+                self._engine.abort,
+                channels,
+                request.sampling.min_tokens,
             )
             try:
                 yield generation
