@@ -90,6 +90,28 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True):
     field: str = ""
 
 
+class ReasoningLimit(msgspec.Struct, frozen=True, array_like=True):
+    """How many tokens the reasoning before an answer may have.
+
+    n_tokens: at least 0. opening: what begins the section, at the beginning of the answer; None
+    where the prompt has opened it. closing: what ends it. ending: what is said, closing included,
+    once the tokens are used up.
+    """
+
+    n_tokens: int
+    opening: str | None
+    closing: str
+    ending: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingBudget:
+    """What a request asks for. n_tokens: at least 0. message: the section's last words then."""
+
+    n_tokens: int
+    message: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
     """Plain text, tokenised by the worker (special tokens in the text are recognised)."""
@@ -179,6 +201,8 @@ class GenerateRequest:
         else it ends with LENGTH.
     wants_progress: Progress events may come before the first text.
     grammar: what the answer must follow; None for free text.
+    thinking_budget: how long the model may reason before it answers; None: as long as it likes.
+    is_deterministic: the same text every time, whatever else runs.
     """
 
     prompt: Prompt
@@ -192,6 +216,8 @@ class GenerateRequest:
     wants_progress: bool = False
     shift_at_limit: bool = False
     grammar: Grammar | None = None
+    thinking_budget: ThinkingBudget | None = None
+    is_deterministic: bool = False
 
 
 @dataclass(frozen=True, slots=True)

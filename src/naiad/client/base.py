@@ -13,7 +13,14 @@ from typing import Protocol
 import msgspec
 
 from naiad.errors import NaiadError
-from naiad.types import FinishReason, Grammar, ModelInfo, Progress, SamplingParams
+from naiad.types import (
+    FinishReason,
+    Grammar,
+    ModelInfo,
+    Progress,
+    ReasoningLimit,
+    SamplingParams,
+)
 
 
 class EngineState(enum.StrEnum):
@@ -46,6 +53,8 @@ class Job:
     shift_at_limit: when the context is full, give up the oldest tokens and go on.
     wants_progress: batches that tell of its progress may come before those with tokens.
     grammar: what the answer must follow.
+    reasoning: how long the reasoning before it may be.
+    is_deterministic: computed apart from all others; see naiad.engine.solo.
     """
 
     prompt: str | tuple[int, ...]
@@ -57,6 +66,8 @@ class Job:
     wants_progress: bool = False
     shift_at_limit: bool = False
     grammar: Grammar | None = None
+    reasoning: ReasoningLimit | None = None
+    is_deterministic: bool = False
 
 
 class TokenBatch(msgspec.Struct, frozen=True):  # a struct, since one is made for every token

@@ -134,6 +134,8 @@ class SocketEngine:
                     job.wants_progress,
                     job.shift_at_limit,
                     job.grammar,
+                    job.reasoning,
+                    job.is_deterministic,
                 )
             )
         except FrameRefused as error:

@@ -94,14 +94,15 @@ def _breakers(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _seed(name: str, value: Any) -> int:
-    seed = integer(-(2**63), 2**64 - 1)(name, value)
-    return random_seed() if seed == -1 else seed % 2**64
+    return integer(-(2**63), 2**64 - 1)(name, value) % 2**64  # -1: see read_sampling
 
 
 def random_seed() -> int:
     """A seed for a request that brings none."""
     return secrets.randbits(64)
 
+
+_SEEDS = ("seed", "sampler_seed")
 
 KNOBS: tuple[Knob, ...] = (
     Knob("temperature", ("temperature",), number(0, 100)),
@@ -146,15 +147,27 @@ KNOBS: tuple[Knob, ...] = (
     Knob("bypass_eos", ("bypass_eos",), boolean),
     Knob("ignore_eos", ("ignore_eos", "ban_eos_token", "use_default_badwordsids"), boolean),
     Knob("min_tokens", ("min_tokens", "min_new_tokens", "min_length"), integer(0, MAX_INT)),
-    Knob("seed", ("seed", "sampler_seed"), _seed),
+    Knob("seed", _SEEDS, _seed),
 )
 
 
-def read_sampling(fields: Fields, model: ModelInfo, defaults: SamplingParams) -> SamplingParams:
-    """The sampling parameters of a request. Raises InvalidRequest."""
+def read_sampling(
+    fields: Fields,
+    model: ModelInfo,
+    defaults: SamplingParams,
+    *,
+    is_deterministic: bool | None = None,
+) -> SamplingParams:
+    """The sampling parameters of a request. Raises InvalidRequest.
+
+    is_deterministic: whether a seed that is not given is 0; by default as `fields` say.
+    """
     found = {knob.field: fields.get(knob.read, *knob.names) for knob in KNOBS}
     given = {name: value for name, value in found.items() if value is not None}
-    given.setdefault("seed", random_seed())
+    is_seedless = fields.find(*_SEEDS)[1] in (None, -1, "-1")
+    if is_seedless:
+        is_fixed = read_deterministic(fields) if is_deterministic is None else is_deterministic
+        given["seed"] = 0 if is_fixed else random_seed()
     biases, given["text_bias"] = read_biases(fields, model)
     given["banned_phrases"], banned = read_phrases(fields, model)
     given["logit_bias"] = tuple({**dict(biases), **dict.fromkeys(banned, NEVER)}.items())
@@ -204,6 +217,11 @@ def read_handle(fields: Fields) -> str | None:
 def read_priority(fields: Fields) -> int:
     """Lower goes first; who may go below 0 is not decided here."""
     return fields.get(integer(-MAX_PRIORITY, MAX_PRIORITY), "priority") or 0
+
+
+def read_deterministic(fields: Fields) -> bool:
+    """Whether the text shall be the same every time; without a seed, 0 is it then."""
+    return fields.get(boolean, "deterministic") or False
 
 
 def wants_progress(fields: Fields) -> bool:

@@ -118,6 +118,8 @@ class Accepting:
             submit.wants_progress,
             submit.shift_at_limit,
             follower,
+            submit.reasoning,
+            submit.is_deterministic,
         )
 
 

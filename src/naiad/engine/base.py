@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from naiad.engine.grammar.follower import Follower
 from naiad.ipc.messages import ProgressItem, StreamItem
-from naiad.types import Grammar, ModelInfo, SamplingParams
+from naiad.types import Grammar, ModelInfo, ReasoningLimit, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class CoreJob:
     shift_at_limit: when the context is full, give up the oldest tokens and go on.
     wants_progress: its place in the line and how far its prompt is shall be reported.
     follower: at the beginning of the grammar that the answer follows; this job's own.
+    reasoning: how long the reasoning before the answer may be. is_deterministic: see
+    naiad.engine.solo.
     """
 
     uid: int
@@ -37,6 +39,8 @@ class CoreJob:
     wants_progress: bool = False
     shift_at_limit: bool = False
     follower: Follower | None = None
+    reasoning: ReasoningLimit | None = None
+    is_deterministic: bool = False
 
 
 class Tokenizer(Protocol):

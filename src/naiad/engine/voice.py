@@ -12,6 +12,7 @@ from naiad.engine.phrases import PhraseWatch, automaton
 from naiad.engine.sampling import NO_TOKEN, Sampler
 from naiad.engine.sampling.sampler import Mask
 from naiad.engine.sequence import Sequence
+from naiad.engine.thinking import ThinkingWatch
 from naiad.errors import EngineFailed, InvalidRequest
 from naiad.types import FinishReason
 
@@ -26,6 +27,8 @@ class TokenTable(Protocol):
     eog: frozenset[int]
 
     def piece(self, token: int, *, special: bool = False) -> bytes: ...
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
 
 
 @dataclass(slots=True)
@@ -71,6 +74,7 @@ class Voice:
         self._vocab = vocab
         self._n_ctx = n_ctx
         self._may_shift = may_shift
+        self._thinking = ThinkingWatch(job.reasoning, vocab) if job.reasoning else None
         phrases = job.sampling.banned_phrases
         self._watch = PhraseWatch(automaton(phrases)) if phrases else None
         self._banned: dict[int, set[int]] = {}  # position -> tokens that may not stand there
@@ -90,26 +94,38 @@ class Voice:
     # -- one token after another -----------------------------------------------------------------
 
     def take(self, token: int, said: Said) -> None:
-        """A token was chosen, and with it those that the grammar lets nothing else follow."""
+        """A token was chosen, and with it those that nothing else may follow."""
         if token == NO_TOKEN:
             self._give_up(said)
-        elif self._append(token, said) and self.follower is not None and said.finish is None:
+        elif self._append(token, said) and self._may_force and said.finish is None:
             self.force(said)
 
+    @property
+    def _may_force(self) -> bool:
+        return self.follower is not None or self._thinking is not None
+
     def force(self, said: Said) -> bool:
-        """Say what the grammar leaves no choice about. False when there was no such token.
+        """Say what there is no choice about: the end of a reasoning that is long enough, and what
+        the grammar leaves one way for. False when there was no such token.
 
         What does not fit the context waits until there is room.
         """
-        if self.follower is None:
+        if not self._may_force:
             return False
         n_before = len(self._sequence.tokens)
-        for token in self.follower.forced():
+        for source in (self._thinking, self.follower):
+            if source is not None and not said.finish and not self._force(source.forced(), said):
+                break
+        return len(self._sequence.tokens) != n_before or said.is_rewound or bool(said.finish)
+
+    def _force(self, tokens: list[int], said: Said) -> bool:
+        """False when not all of them could be said."""
+        for token in tokens:
             is_full = len(self._sequence.tokens) >= self._n_ctx
             is_banned = token in self._banned.get(self._sequence.position, ())
             if is_full or is_banned or not self._append(token, said) or said.finish:
-                break
-        return len(self._sequence.tokens) != n_before or said.is_rewound or bool(said.finish)
+                return False
+        return True
 
     def _append(self, token: int, said: Said) -> bool:
         """False when the token may not stand here after all, or with some before it."""
@@ -122,6 +138,8 @@ class Voice:
             self._go_back(token, n, said)
             return False
         self.sampler.accept(token)
+        if self._thinking is not None:
+            self._thinking.accept(token)
         self._sequence.tokens.append(token)
         if self._watch is None:
             said.tokens.append(token)
@@ -182,6 +200,8 @@ class Voice:
             self.sampler.rewind(n_back)
             if self.follower is not None:
                 self.follower.rewind(n_back)
+            if self._thinking is not None:
+                self._thinking.rewind(n_back)
             del tokens[-n_back:], self._held[-n_back:]
             said.is_rewound = True
         self._banned = {at: ids for at, ids in self._banned.items() if at <= position}

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from naiad.types import FinishReason, Grammar, ModelInfo, SamplingParams
+from naiad.types import FinishReason, Grammar, ModelInfo, ReasoningLimit, SamplingParams
 
 
 class Command(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -33,6 +33,8 @@ class Submit(Command, frozen=True, tag=True, array_like=True):
     shift_at_limit: when the context is full, give up the oldest tokens and go on.
     wants_progress: Progressed shall tell of it until its first item.
     grammar: compiled before the answer to this; one that cannot be is Refused.
+    reasoning: how long the reasoning before it may be.
+    is_deterministic: computed apart from all others; see naiad.engine.solo.
     """
 
     uid: int
@@ -45,6 +47,8 @@ class Submit(Command, frozen=True, tag=True, array_like=True):
     wants_progress: bool = False
     shift_at_limit: bool = False
     grammar: Grammar | None = None
+    reasoning: ReasoningLimit | None = None
+    is_deterministic: bool = False
 
 
 class Abort(Command, frozen=True, tag=True, array_like=True):

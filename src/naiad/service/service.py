@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from naiad.chat.budget import limit_for
 from naiad.chat.channels import Channels, channels_for, reasoning_of, tags_of
 from naiad.chat.tools import forced_call
 from naiad.client.base import EngineClient, EngineState, EngineStatus, Job
@@ -123,6 +124,7 @@ class Service:
         ):
             _check_thinking(request.prompt, model)
             prompt = await self._prompt(request.prompt, model)
+            grammar = _behind_reasoning(request, prompt, model)
             job = Job(
                 prompt=prompt,
                 max_tokens=request.max_tokens,
@@ -131,7 +133,15 @@ class Service:
                 priority=request.priority,
                 caller=caller.identity,
                 wants_progress=request.wants_progress,
-                grammar=_behind_reasoning(request, prompt, model),
+                grammar=grammar,
+                reasoning=limit_for(
+                    request.thinking_budget,
+                    request.prompt,
+                    model.chat_template,
+                    prompt,
+                    has_grammar=grammar is not None,
+                ),
+                is_deterministic=request.is_deterministic,
                 shift_at_limit=request.shift_at_limit,
             )
             stream = await self._engine.submit(job)

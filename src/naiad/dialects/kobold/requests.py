@@ -12,6 +12,7 @@ from naiad.dialects.kobold.formatter import KoboldFormatter
 from naiad.dialects.sampler_order import kobold_order
 from naiad.dialects.sampling import (
     ignored,
+    read_deterministic,
     read_handle,
     read_max_tokens,
     read_priority,
@@ -19,6 +20,7 @@ from naiad.dialects.sampling import (
     read_stops,
     wants_progress,
 )
+from naiad.dialects.thinking import read_thinking_budget
 from naiad.types import GenerateRequest, ModelInfo, SamplingParams, TextPrompt
 
 DEFAULTS = SamplingParams(
@@ -62,6 +64,8 @@ def _parse(body: Mapping[str, Any], model: ModelInfo, *, stream: bool) -> Parsed
         priority=read_priority(fields),
         wants_progress=wants_progress(fields),
         grammar=read_grammar(fields),
+        thinking_budget=read_thinking_budget(fields),
+        is_deterministic=read_deterministic(fields),
         shift_at_limit=fields.get(boolean, "context_shift") is not False,
     )
     shorter = _shorter_context(fields, model)

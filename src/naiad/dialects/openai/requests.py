@@ -16,6 +16,7 @@ from naiad.dialects.openai.formatter import ChatFormatter, Head, OpenAIFormatter
 from naiad.dialects.prompts import read_messages, read_prompt, read_template_kwargs
 from naiad.dialects.sampling import (
     ignored,
+    read_deterministic,
     read_handle,
     read_max_tokens,
     read_object,
@@ -24,6 +25,7 @@ from naiad.dialects.sampling import (
     read_stops,
     wants_progress,
 )
+from naiad.dialects.thinking import read_thinking_budget, read_thinking_wish
 from naiad.dialects.tools import MAX_NAME_CHARS, forced_names, read_tools
 from naiad.errors import InvalidRequest, Unsupported
 from naiad.types import (
@@ -78,6 +80,9 @@ def parse_chat(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
     effort = fields.get(short_text(MAX_EFFORT_CHARS), "reasoning_effort")
     if effort and effort != "none":
         kwargs = {"reasoning_effort": effort, **kwargs}
+    wish = False if effort == "none" else read_thinking_wish(fields)
+    if wish:
+        kwargs = {"enable_thinking": True, "thinking": True, **kwargs}
     prompt = ChatPrompt(
         messages=messages,
         continue_final=_continues(fields, messages),
@@ -85,7 +90,7 @@ def parse_chat(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
         tools=tools,
         forced=forced,
         has_one_call=fields.get(boolean, "parallel_tool_calls") is False,
-        thinking=False if effort == "none" else None,
+        thinking=False if wish is False else None,  # wishing for it is no demand
         is_split=fields.get(short_text(MAX_EFFORT_CHARS), "reasoning_format") != "none",
     )
     return _finish(fields, model, prompt, ChatFormatter, "chatcmpl", unread + reserved)
@@ -132,6 +137,8 @@ def _finish(
         priority=read_priority(fields),
         wants_progress=wants_progress(fields) and is_streamed,
         grammar=read_grammar(fields),
+        thinking_budget=read_thinking_budget(fields),
+        is_deterministic=read_deterministic(fields),
         shift_at_limit=fields.get(boolean, "context_shift") or False,
     )
     options = read_object(fields, "stream_options")
