@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from naiad.engine.base import CompilesGrammars, CoreJob, EngineBackend
+from naiad.engine.base import ChecksRoom, CompilesGrammars, CoreJob, EngineBackend
 from naiad.engine.compiling import Compiling
 from naiad.engine.grammar.follower import Follower
 from naiad.engine.phrases import automaton
@@ -84,6 +84,9 @@ class Accepting:
             if isinstance(follower, Exception):
                 raise follower
             job = self._check(submit, follower)
+            backend = self._backend()
+            if isinstance(backend, ChecksRoom):
+                backend.check_room(job)
             accepted = Accepted(self._epoch, submit.uid, len(job.prompt))
         except Exception as error:
             refusal = deliberate(error)

@@ -153,5 +153,14 @@ class CompilesGrammars(Protocol):
         ...
 
 
+@runtime_checkable
+class ChecksRoom(Protocol):
+    """A backend some of whose jobs need memory of their own. Any thread."""
+
+    def check_room(self, job: CoreJob) -> None:
+        """Raises EngineUnavailable (retry_after) where it lacks now what this job needs."""
+        ...
+
+
 #: Loads an engine; the callback takes the progress, 0 to 1. Raises ModelFileError.
 Loader = Callable[[Callable[[float], None]], EngineBackend]
