@@ -260,6 +260,9 @@ class FakeVocab:
     def piece(self, token: int, *, special: bool = False) -> bytes:
         return bytes([token])
 
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        return list(text.encode())
+
 
 class OnTheSpot(ThreadLike):
     """Computes where it is asked to."""

@@ -152,6 +152,22 @@ def typical_p(left: Left, case: Case) -> Left:
     return until(left, order, shares, case.params.typical_p)
 
 
+def epsilon_cutoff(left: Left, case: Case) -> Left:
+    return at_least(left, case.params.epsilon_cutoff)
+
+
+def eta_cutoff(left: Left, case: Case) -> Left:
+    entropy = -sum(q * math.log(q) for q in softmax(left).values() if q > 0)
+    epsilon = case.params.eta_cutoff
+    return at_least(left, min(epsilon, math.sqrt(epsilon) * math.exp(-entropy)))
+
+
+def at_least(left: Left, least: float) -> Left:
+    shares = softmax(left)
+    top = max(shares.values())
+    return {t: x for t, x in left.items() if shares[t] >= min(least, top)}
+
+
 def tfs(left: Left, case: Case) -> Left:
     if case.params.tfs >= 1 or len(left) <= 2:
         return left
@@ -220,6 +236,8 @@ STAGES: dict[str, Stage] = {
     "top_a": top_a,
     "tfs": tfs,
     "typical_p": typical_p,
+    "epsilon_cutoff": epsilon_cutoff,
+    "eta_cutoff": eta_cutoff,
     "top_p": top_p,
     "min_p": min_p,
     "xtc": xtc,
@@ -257,6 +275,8 @@ def random_params(rng: random.Random) -> SamplingParams:
         top_a=on(0.2, 0.0),
         typical_p=on(rng.choice([0.9, 0.4]), 1.0),
         tfs=on(0.9, 1.0),
+        epsilon_cutoff=on(0.003, 0.0),
+        eta_cutoff=on(0.02, 0.0),
         top_n_sigma=on(1.5, 0.0),
         repetition_penalty=on(1.2, 1.0),
         penalty_last_n=rng.choice([-1, 0, 20]),

@@ -61,6 +61,9 @@ def test_nothing_sent_means_the_defaults_and_a_seed_of_its_own() -> None:
         ("min_p", "0.05", "min_p", 0.05),
         ("typical", 0, "typical_p", 1.0),
         ("typical_p", 0.9, "typical_p", 0.9),
+        ("epsilon_cutoff", 3, "epsilon_cutoff", 3e-4),
+        ("eta_cutoff", 10_000, "eta_cutoff", 1.0),
+        ("min_new_tokens", "5", "min_tokens", 5),
         ("rep_pen", 1.1, "repetition_penalty", 1.1),
         ("repeat_penalty", 1.2, "repetition_penalty", 1.2),
         ("repetition_penalty", 1.3, "repetition_penalty", 1.3),
@@ -212,7 +215,8 @@ def test_koboldcpps_ids() -> None:
     assert sampling().order == ()
     assert sampling(sampler_order=[]).order == ()
     assert sampling(sampler_order=[6, 0, 1, 3, 4, 2, 5]).order == (
-        *("dry", "penalties", "top_k", "top_a", "tfs", "typical_p", "top_p", "min_p"),
+        *("dry", "penalties", "top_k", "top_a", "tfs", "typical_p", "epsilon_cutoff"),
+        *("eta_cutoff", "top_p", "min_p"),
         *("temperature", "smoothing", "top_n_sigma", "xtc", "adaptive_p"),
     )
     assert sampling(sampler_order=["5", 2.0, 5]).order == (
@@ -291,10 +295,7 @@ def test_handles() -> None:
 def test_neutral_values_are_not_reported_others_are() -> None:
     neutral = {name: values[0] for name, values in NEUTRAL.items()}
     assert ignored(Fields(neutral)) == ()
-    assert ignored(Fields({"eta_cutoff": 0.8, "min_tokens": 3, "quiet": True})) == (
-        "eta_cutoff",
-        "min_tokens",
-    )
+    assert ignored(Fields({"skew": 0.8, "min_keep": 3, "quiet": True})) == ("skew", "min_keep")
     assert ignored(Fields({"whatever": 0, "user": "me", "nothing": None})) == ("whatever", "user")
 
 

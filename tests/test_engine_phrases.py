@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 
+import msgspec
 import pytest
 
 from naiad.engine import voice
@@ -220,3 +221,29 @@ def test_an_end_of_generation_that_ends_nothing_is_no_text() -> None:
     items = run_all(core, [CoreJob(1, PROMPT, 3, params)])[1]
     assert tokens_of(items) == [EOG] * 3
     core.close()
+
+
+@pytest.mark.soak
+def test_no_phrase_comes_in_two_hundred_answers_and_the_neighbours_do_not_notice() -> None:
+    rng = random.Random(11)
+    cased = [char for piece in PIECES for char in piece]
+    core = make_core(TextExecutor(FAVOURED), parallel=8)
+    jobs = []
+    for uid in range(250):
+        some = tuple("".join(rng.choices("abAcB", k=rng.randint(2, 4))) for _ in range(4))
+        phrases = (*some, rng.choice(cased).swapcase()) if uid < 200 else ()
+        jobs.append(job(uid, uid, phrases))
+    found = run_all(core, rng.sample(jobs, len(jobs)))
+    core.close()
+    assert set(found) == set(range(250))
+    n_rewound = 0
+    for one in jobs:
+        tokens, phrases = tokens_of(found[one.uid]), one.sampling.banned_phrases
+        text = "".join(map(fold, text_of(tokens)))
+        assert not [p for p in phrases if "".join(map(fold, p)) in text]
+        if phrases:
+            free = msgspec.structs.replace(one.sampling, banned_phrases=())
+            n_rewound += reference(PROMPT, 30, free, FAVOURED)[0] != tokens
+        else:
+            assert tokens == reference(PROMPT, 30, one.sampling, FAVOURED)[0]
+    assert n_rewound > 150, "hardly any phrase would have come"

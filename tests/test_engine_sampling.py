@@ -36,6 +36,16 @@ pytestmark = pytest.mark.engine
 
 Logits = npt.NDArray[np.float32]
 SIZES = (1, 2, 17, 300, 4000)
+_CUTS = [
+    "top_p",
+    "min_p",
+    "typical_p",
+    "tfs",
+    "top_a",
+    "top_n_sigma",
+    "epsilon_cutoff",
+    "eta_cutoff",
+]
 
 
 def piece(token: int) -> bytes:
@@ -106,7 +116,7 @@ def test_top_k_breaks_ties_by_token() -> None:
 
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9, 0.97])
-@pytest.mark.parametrize("name", ["top_p", "min_p", "typical_p", "tfs", "top_a", "top_n_sigma"])
+@pytest.mark.parametrize("name", [*_CUTS])
 def test_cuts(n: int, share: float, name: str) -> None:
     for spread in (0.5, 4.0):
         for order in ((), (name, "temperature"), ("temperature", name), ("top_k", name)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -64,10 +65,14 @@ def backend(starter: Path) -> Iterator[LlamaBackend]:
 
 
 def run(backend: LlamaBackend, jobs: list[CoreJob]) -> dict[int, list[StreamItem]]:
+    woken: queue.SimpleQueue[None] = queue.SimpleQueue()
+    backend.core.set_waker(lambda: woken.put(None))
     for job in jobs:
         backend.core.add(job)
     items: dict[int, list[StreamItem]] = {job.uid: [] for job in jobs}
-    while backend.core.has_work():
+    while not all(each and each[-1].finish for each in items.values()):
+        if not backend.core.has_work():
+            woken.get(timeout=120)
         for item in backend.core.step():
             items[item.uid].append(item)
     return items

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import resource
+import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from naiad.engine.grammar.helper import try_out
-from naiad.engine.grammar.vetting import Vetting
+from naiad.engine.grammar.vetting import Vetting, stand_back
 from naiad.errors import InternalError, InvalidRequest
 
 BOMBS = {
@@ -47,7 +50,7 @@ BOMBS = {
 
 @pytest.fixture(scope="module")
 def vetting() -> Iterator[Vetting]:
-    made = Vetting(timeout_s=2.0)
+    made = Vetting(cpu_s=1.0, timeout_s=20.0)  # this machine may do other things as well
     yield made
     made.close()
 
@@ -57,12 +60,10 @@ def vetting() -> Iterator[Vetting]:
 def test_a_bomb_is_compiled_or_refused_in_time(vetting: Vetting, name: str) -> None:
     kind, text = BOMBS[name]
     vetting.vet("regex", "warm")
-    began = time.monotonic()
-    try:
+    before = spent_by_children()
+    with contextlib.suppress(InvalidRequest):
         vetting.vet(kind, text)
-    except InvalidRequest as error:
-        assert error.message
-    assert time.monotonic() - began < 10  # its 2 s, on a machine that does other things as well
+    assert spent_by_children() - before < 3  # its second, and starting the next one
     assert vetting.vet("regex", "a{1,3}")
 
 
@@ -94,15 +95,53 @@ def test_a_schema_of_an_agent_is_compiled(vetting: Vetting) -> None:
     assert json.loads(vetting.vet("json_schema", text))
 
 
+def spent_by_children() -> float:
+    """Seconds of the processor that helpers which ended have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@pytest.mark.soak
+def test_one_that_uses_up_its_seconds_is_given_up_and_the_next_gets_another() -> None:
+    vetting = Vetting(cpu_s=0.2, timeout_s=60.0)
+    for _ in range(2):
+        with pytest.raises(InvalidRequest, match=r"longer than 0\.2 s"):
+            vetting.vet("regex", "((a{1000}){1000}){1000}")
+    assert vetting.vet("regex", "a{1,3}")
+    vetting.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="another system's scheduler")
+def test_one_that_takes_long_has_only_what_others_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = json.dumps({"error": None, "definition": "x"})
+    vetting = helper_that(f"time.sleep(0.15); print({answer!r}, flush=True)")
+    stood_back: list[int] = []
+    monkeypatch.setattr("naiad.engine.grammar.vetting.stand_back", stood_back.append)
+    for n in (1, 2):
+        assert vetting.vet("regex", "a") == "x"
+        assert len(set(stood_back)) == n, "the second has a helper of its own"
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="another system's scheduler")
+def test_standing_back_is_left_to_the_scheduler() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        before = os.sched_getscheduler(child.pid)
+        stand_back(child.pid)
+        assert os.getpriority(os.PRIO_PROCESS, child.pid) == 19
+        assert os.sched_getscheduler(child.pid) in (os.SCHED_IDLE, before)
+        child.kill()
+    stand_back(child.pid)
+
+
 def helper_that(act: str) -> Vetting:
     script = f"import sys, time; print(flush=True)\nfor line in sys.stdin: {act}"
-    return Vetting(timeout_s=0.2, command=(sys.executable, "-c", script))
+    return Vetting(timeout_s=0.3, command=(sys.executable, "-c", script))
 
 
 def test_one_that_takes_too_long_is_given_up() -> None:
     vetting = helper_that("time.sleep(60)")
     for _ in range(2):
-        with pytest.raises(InvalidRequest, match=r"longer than 0\.2 s"):
+        with pytest.raises(InvalidRequest, match=r"longer than 0\.3 s"):
             vetting.vet("regex", "a")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -24,6 +25,7 @@ from naiad.types import (
     ChatPrompt,
     Finished,
     FinishReason,
+    SamplingParams,
     TextDelta,
     TokenPrompt,
     Usage,
@@ -64,6 +66,17 @@ async def test_the_whole_answer_is_the_fold_of_the_stream() -> None:
             await generation.whole()
     assert completion.text == "hello"
     assert completion.finished.reason is FinishReason.STOP
+
+
+async def test_no_stop_string_counts_within_the_least_tokens() -> None:
+    params = SamplingParams(min_tokens=3)
+    asked = replace(request("a.b.c.d", stop=(".",)), sampling=params)
+    engine = FakeEngine(lambda stream: stream.put(b"a.b", n_tokens=3))
+    async with make_service(engine).generate(asked, ALICE) as generation:
+        assert await anext(generation) == TextDelta("a.b", 3)
+        engine.streams[1].put(b"c.d", n_tokens=3)
+        text, end, _ = await read(generation)
+    assert (text, end.reason, end.matched_stop) == ("c", FinishReason.STOP, ".")
 
 
 async def test_a_split_character_waits_for_its_rest() -> None:

@@ -43,6 +43,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     top_a: float = 0.0  # >= 0; 0 is off
     typical_p: float = 1.0  # (0, 1]; 1 is off
     tfs: float = 1.0  # (0, 1]; 1 is off
+    epsilon_cutoff: float = 0.0  # [0, 1]; 0 is off
+    eta_cutoff: float = 0.0  # [0, 1]; 0 is off
     top_n_sigma: float = 0.0  # >= 0; 0 is off
     repetition_penalty: float = 1.0  # > 0; 1 is off
     penalty_last_n: int = 64  # tokens looked back over; 0 is off, -1 the whole context
@@ -64,6 +66,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, added to its logit); -inf bans it
     text_bias: tuple[tuple[str, float], ...] = ()  # the same for each token of a text
     ignore_eos: bool = False  # end-of-generation tokens are never chosen
+    min_tokens: int = 0  # >= 0; until so many have come they are not, and no stop string ends it
     bypass_eos: bool = False  # they may be chosen, but end nothing
     banned_phrases: tuple[str, ...] = ()  # never said, in any case; see naiad.engine.phrases
     order: tuple[str, ...] = ()  # stages that run, in this order; () is the engine's default
@@ -88,6 +91,28 @@ class Grammar(msgspec.Struct, frozen=True, array_like=True):
     after: str | None = None
     opening: str | None = None
     field: str = ""
+
+
+class ReasoningLimit(msgspec.Struct, frozen=True, array_like=True):
+    """How many tokens the reasoning before an answer may have.
+
+    n_tokens: at least 0. opening: what begins the section, at the beginning of the answer; None
+    where the prompt has opened it. closing: what ends it. ending: what is said, closing included,
+    once the tokens are used up.
+    """
+
+    n_tokens: int
+    opening: str | None
+    closing: str
+    ending: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingBudget:
+    """What a request asks for. n_tokens: at least 0. message: the section's last words then."""
+
+    n_tokens: int
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +219,8 @@ class GenerateRequest:
     keeps_stop: the stop string that ended the text is part of it after all.
     shows_controls: control tokens show as their text.
     trim: a text that is too long for a prompt is cut; None: it is refused.
+    thinking_budget: how long the model may reason before it answers; None: as long as it likes.
+    is_deterministic: the same text every time, whatever else runs.
     """
 
     prompt: Prompt
@@ -211,6 +238,8 @@ class GenerateRequest:
     keeps_stop: bool = False
     shows_controls: bool = False
     trim: Trim | None = None
+    thinking_budget: ThinkingBudget | None = None
+    is_deterministic: bool = False
 
 
 @dataclass(frozen=True, slots=True)

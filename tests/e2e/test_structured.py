@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,63 @@ def test_a_schema_holds_streamed_and_whole(client: openai.OpenAI) -> None:
     chunks = list(client.chat.completions.create(**asked, stream=True))
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     jsonschema.validate(json.loads(text), SCHEMA)
+
+
+TOOL: Any = {
+    "type": "function",
+    "function": {
+        "name": "book",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "title": {"type": "string", "maxLength": 14},
+                "pages": {"type": "array", "items": {"type": "integer"}, "maxItems": 3},
+            },
+            "required": ["title", "pages"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def test_arguments_of_a_tool_are_the_same_bytes_streamed_and_whole(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {
+        "model": "x",
+        "messages": MESSAGES,
+        "temperature": 2,
+        "max_tokens": 80,
+        "tools": [TOOL],
+        "tool_choice": "required",
+        "extra_body": {"deterministic": True},
+    }
+    for seed in range(6):
+        whole = client.chat.completions.create(**asked, seed=seed).choices[0]
+        [call] = whole.message.tool_calls or []
+        assert call.type == "function"
+        chunks = list(client.chat.completions.create(**asked, seed=seed, stream=True))
+        pieces = [c for chunk in chunks for c in chunk.choices[0].delta.tool_calls or []]
+        streamed = "".join((c.function and c.function.arguments) or "" for c in pieces)
+        assert streamed.encode() == call.function.arguments.encode()
+        assert chunks[-1].choices[0].finish_reason == whole.finish_reason
+        if whole.finish_reason == "tool_calls":
+            jsonschema.validate(json.loads(streamed), TOOL["function"]["parameters"])
+
+
+def test_a_deterministic_request_says_the_same_whatever_else_runs(server: ServerProcess) -> None:
+    url = f"{server.url}/v1/completions"
+    story = "Once upon a time there was a fisherman who caught a strange fish. " * 12
+    body = {"prompt": story, "max_tokens": 40, "temperature": 1.3, "deterministic": True}
+    alone = httpx.post(url, json=body, timeout=120).json()["choices"][0]["text"]
+    other = {"prompt": story, "max_tokens": 160, "temperature": 1.0, "ignore_eos": True}
+    with ThreadPoolExecutor(4) as threads:
+        beside = [threads.submit(httpx.post, url, json=other, timeout=120) for _ in range(3)]
+        again = httpx.post(url, json=body, timeout=120).json()["choices"][0]["text"]
+        assert all(one.result().status_code == 200 for one in beside)
+    assert again == alone
+    with httpx.stream("POST", url, json={**body, "stream": True}, timeout=120) as streamed:
+        lines = [line.removeprefix("data: ") for line in streamed.iter_lines() if line]
+    pieces = [json.loads(line)["choices"][0]["text"] for line in lines if line != "[DONE]"]
+    assert "".join(pieces) == alone
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])

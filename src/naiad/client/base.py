@@ -19,6 +19,7 @@ from naiad.types import (
     Grammar,
     ModelInfo,
     Progress,
+    ReasoningLimit,
     SamplingParams,
     TokenLogprob,
     Trim,
@@ -57,6 +58,8 @@ class Job:
     grammar: what the answer must follow.
     trim: a prompt (as text) that is too long is cut instead of refused.
     shown: ids of control tokens that show as text; None: all of them.
+    reasoning: how long the reasoning before it may be.
+    is_deterministic: computed apart from all others; see naiad.engine.solo.
     """
 
     prompt: str | tuple[int, ...]
@@ -70,6 +73,8 @@ class Job:
     grammar: Grammar | None = None
     trim: Trim | None = None
     shown: tuple[int, ...] | None = ()
+    reasoning: ReasoningLimit | None = None
+    is_deterministic: bool = False
 
 
 class TokenBatch(msgspec.Struct, frozen=True):  # a struct, since one is made for every token

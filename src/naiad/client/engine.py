@@ -136,6 +136,8 @@ class SocketEngine:
                     job.grammar,
                     trim=job.trim,
                     shown=None if job.shown is None else list(job.shown),
+                    reasoning=job.reasoning,
+                    is_deterministic=job.is_deterministic,
                 )
             )
         except FrameRefused as error:

@@ -127,17 +127,25 @@ class Stream:
         return TokenBatch(tuple(tokens), data, self._cached, end, error, logprobs=logprobs)
 
     def _merge(self) -> None:
-        tokens = [token for part, _, _ in self._backlog for token in part]
-        data = b"".join(part for _, part, _ in self._backlog)
-        logprobs = [one for _, _, part in self._backlog for one in part]
-        self._backlog.clear()
-        self._backlog.append((tokens, data, logprobs))
+        """Into one; or two, so that none reaches over the token from which stop strings count."""
+        parts: tuple[list[Waiting], ...] = ([], [])
+        n_tokens = len(self.emitted) - sum(len(tokens) for tokens, _, _ in self._backlog)
+        for waiting in self._backlog:
+            n_tokens += len(waiting[0])
+            parts[n_tokens > self.job.sampling.min_tokens].append(waiting)
+        self._backlog = deque(_joined(part) for part in parts if part)
 
     def _wake(self) -> None:
         if self._waiter is not None:
             if not self._waiter.done():
                 self._waiter.set_result(None)
             self._waiter = None
+
+
+def _joined(parts: list[Waiting]) -> Waiting:
+    tokens = [token for part, _, _ in parts for token in part]
+    data = b"".join(part for _, part, _ in parts)
+    return tokens, data, [one for _, _, part in parts for one in part]
 
 
 def _error_of(item: StreamItem) -> NaiadError | None:

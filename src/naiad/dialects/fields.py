@@ -58,6 +58,10 @@ class Fields:
                 return self._path + name, value
         return self._path + names[0], None
 
+    def peek(self, name: str) -> Any:
+        """A value without its counting as read; None if it is absent."""
+        return self._body.get(name)
+
     def get(self, read: Reader[T], *names: str) -> T | None:
         """The value under the first of these names that is present, or None."""
         name, value = self.find(*names)

@@ -20,7 +20,7 @@ KOBOLD_STAGES: Mapping[int, tuple[str, ...]] = {
     1: ("top_a",),
     2: ("top_p", "min_p"),
     3: ("tfs",),
-    4: ("typical_p",),
+    4: ("typical_p", "epsilon_cutoff", "eta_cutoff"),
     5: ("temperature", "smoothing", "top_n_sigma"),
     6: ("penalties",),
 }
@@ -40,6 +40,8 @@ NAMED_STAGES: Mapping[str, tuple[str, ...]] = {
     "typ_p": ("typical_p",),
     "typical_p": ("typical_p",),
     "typical": ("typical_p",),
+    "epsilon_cutoff": ("epsilon_cutoff",),
+    "eta_cutoff": ("eta_cutoff",),
     "top_p": ("top_p",),
     "nucleus": ("top_p",),
     "min_p": ("min_p",),

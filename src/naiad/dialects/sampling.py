@@ -65,6 +65,10 @@ def _share(name: str, value: Any) -> float:
     return number(0, 1)(name, value) or 1.0  # 0: off, as front ends mean it
 
 
+def _cutoff(name: str, value: Any) -> float:
+    return number(0, 10_000)(name, value) / 10_000  # text-generation-webui's unit
+
+
 def _n_sigma(name: str, value: Any) -> float:
     return max(0.0, number(-1, 100)(name, value))  # -1 and 0: off
 
@@ -90,14 +94,15 @@ def _breakers(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _seed(name: str, value: Any) -> int:
-    seed = integer(-(2**63), 2**64 - 1)(name, value)
-    return random_seed() if seed == -1 else seed % 2**64
+    return integer(-(2**63), 2**64 - 1)(name, value) % 2**64  # -1: see read_sampling
 
 
 def random_seed() -> int:
     """A seed for a request that brings none."""
     return secrets.randbits(64)
 
+
+_SEEDS = ("seed", "sampler_seed")
 
 KNOBS: tuple[Knob, ...] = (
     Knob("temperature", ("temperature",), number(0, 100)),
@@ -107,6 +112,8 @@ KNOBS: tuple[Knob, ...] = (
     Knob("top_a", ("top_a",), number(0, 1)),
     Knob("typical_p", ("typical_p", "typical"), _share),
     Knob("tfs", ("tfs", "tfs_z"), _share),
+    Knob("epsilon_cutoff", ("epsilon_cutoff",), _cutoff),
+    Knob("eta_cutoff", ("eta_cutoff",), _cutoff),
     Knob("top_n_sigma", ("top_n_sigma", "nsigma"), _n_sigma),
     Knob("dynatemp_range", ("dynatemp_range",), number(0, 100)),
     Knob("dynatemp_exponent", ("dynatemp_exponent",), number(0.01, 100)),
@@ -139,15 +146,28 @@ KNOBS: tuple[Knob, ...] = (
     Knob("adaptive_decay", ("adaptive_decay",), _decay),
     Knob("bypass_eos", ("bypass_eos",), boolean),
     Knob("ignore_eos", ("ignore_eos", "ban_eos_token", "use_default_badwordsids"), boolean),
-    Knob("seed", ("seed", "sampler_seed"), _seed),
+    Knob("min_tokens", ("min_tokens", "min_new_tokens", "min_length"), integer(0, MAX_INT)),
+    Knob("seed", _SEEDS, _seed),
 )
 
 
-def read_sampling(fields: Fields, model: ModelInfo, defaults: SamplingParams) -> SamplingParams:
-    """The sampling parameters of a request. Raises InvalidRequest."""
+def read_sampling(
+    fields: Fields,
+    model: ModelInfo,
+    defaults: SamplingParams,
+    *,
+    is_deterministic: bool | None = None,
+) -> SamplingParams:
+    """The sampling parameters of a request. Raises InvalidRequest.
+
+    is_deterministic: whether a seed that is not given is 0; by default as `fields` say.
+    """
     found = {knob.field: fields.get(knob.read, *knob.names) for knob in KNOBS}
     given = {name: value for name, value in found.items() if value is not None}
-    given.setdefault("seed", random_seed())
+    is_seedless = fields.find(*_SEEDS)[1] in (None, -1, "-1")
+    if is_seedless:
+        is_fixed = read_deterministic(fields) if is_deterministic is None else is_deterministic
+        given["seed"] = 0 if is_fixed else random_seed()
     biases, given["text_bias"] = read_biases(fields, model)
     given["banned_phrases"], banned = read_phrases(fields, model)
     given["logit_bias"] = tuple({**dict(biases), **dict.fromkeys(banned, NEVER)}.items())
@@ -199,6 +219,11 @@ def read_priority(fields: Fields) -> int:
     return fields.get(integer(-MAX_PRIORITY, MAX_PRIORITY), "priority") or 0
 
 
+def read_deterministic(fields: Fields) -> bool:
+    """Whether the text shall be the same every time; without a seed, 0 is it then."""
+    return fields.get(boolean, "deterministic") or False
+
+
 def wants_progress(fields: Fields) -> bool:
     """Whether the client asks to be told how far it is; llama-server's name."""
     return fields.get(boolean, "return_progress") or False
@@ -225,8 +250,6 @@ def read_object(fields: Fields, name: str) -> Fields:
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "add_bos_token": (True,),
     "cache_prompt": (True,),
-    "epsilon_cutoff": (0,),
-    "eta_cutoff": (0,),
     "guidance_scale": (1,),
     "id_slot": (-1,),
     "images": ([],),
@@ -235,7 +258,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "include_reasoning": (False, True),
     "memory": ("",),
     "min_keep": (0,),
-    "min_tokens": (0,),
     "n": (1,),
     "n_cache_reuse": (0,),
     "n_indent": (0,),

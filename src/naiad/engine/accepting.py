@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from naiad.engine.base import CompilesGrammars, CoreJob, EngineBackend
+from naiad.engine.base import ChecksRoom, CompilesGrammars, CoreJob, EngineBackend
 from naiad.engine.compiling import Compiling
 from naiad.engine.grammar.follower import Follower
 from naiad.engine.phrases import automaton
@@ -84,6 +84,9 @@ class Accepting:
             if isinstance(follower, Exception):
                 raise follower
             job, n_dropped = self._check(submit, follower)
+            backend = self._backend()
+            if isinstance(backend, ChecksRoom):
+                backend.check_room(job)
             accepted = Accepted(self._epoch, submit.uid, len(job.prompt), n_dropped)
         except Exception as error:
             refusal = deliberate(error)
@@ -118,6 +121,8 @@ class Accepting:
             submit.shift_at_limit,
             follower,
             None if submit.shown is None else frozenset(submit.shown),
+            submit.reasoning,
+            submit.is_deterministic,
         )
         return job, n_dropped
 

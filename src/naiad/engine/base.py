@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from naiad.engine.grammar.follower import Follower
 from naiad.ipc.messages import ProgressItem, StreamItem
-from naiad.types import Grammar, ModelInfo, SamplingParams
+from naiad.types import Grammar, ModelInfo, ReasoningLimit, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class CoreJob:
     wants_progress: its place in the line and how far its prompt is shall be reported.
     follower: at the beginning of the grammar that the answer follows; this job's own.
     shown: control tokens that show as text; None: all of them.
+    reasoning: how long the reasoning before the answer may be. is_deterministic: see
+    naiad.engine.solo.
     """
 
     uid: int
@@ -39,6 +41,8 @@ class CoreJob:
     shift_at_limit: bool = False
     follower: Follower | None = None
     shown: frozenset[int] | None = frozenset()
+    reasoning: ReasoningLimit | None = None
+    is_deterministic: bool = False
 
 
 class Tokenizer(Protocol):
@@ -167,6 +171,15 @@ class Embeds(Protocol):
 
     def close_embedder(self) -> None:
         """Free what it took. Safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class ChecksRoom(Protocol):
+    """A backend some of whose jobs need memory of their own. Any thread."""
+
+    def check_room(self, job: CoreJob) -> None:
+        """Raises EngineUnavailable (retry_after) where it lacks now what this job needs."""
         ...
 
 

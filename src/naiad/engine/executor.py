@@ -72,7 +72,7 @@ class NativeExecutor:
         self._context = context
         self._batch = Batch(context.n_batch)
         self._last: list[int] = []
-        self._n_threads = context.params.threads
+        self._n_threads = self._n_wanted = self._n_most = context.params.threads
 
     @property
     def memory(self) -> Memory:
@@ -95,9 +95,17 @@ class NativeExecutor:
         return self._context.logits(self._last[run] - back)
 
     def set_threads(self, n_threads: int) -> None:
+        self._n_wanted = n_threads
+        n_threads = min(n_threads, self._n_most)
         if n_threads != self._n_threads:
             self._n_threads = n_threads
             self._context.set_threads(n_threads)
+
+    def limit_threads(self, n_most: int) -> None:
+        """However many `set_threads` asks for, at most so many."""
+        if n_most != self._n_most:
+            self._n_most = n_most
+            self.set_threads(self._n_wanted)
 
     def interrupt(self) -> None:
         self._context.abort.set()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from naiad.config import EngineConfig
 from naiad.engine import memory_fit, sizing
-from naiad.engine.base import Loader
+from naiad.engine.apart import Apart, n_threads_apart
+from naiad.engine.base import CoreJob, Loader
 from naiad.engine.core import CoreLimits, EngineCore
 from naiad.engine.disk_cache import DiskCache
 from naiad.engine.disk_tier import open_store
@@ -22,6 +23,7 @@ from naiad.engine.host_cache import BLOCK
 from naiad.engine.journal import Journal
 from naiad.engine.lane import Lane
 from naiad.engine.scheduler import StepBudget
+from naiad.engine.solo import CoreWithSolo, Solo
 from naiad.errors import (
     ConfigError,
     ContextExceeded,
@@ -57,6 +59,7 @@ class LlamaBackend:
     model: Model
     grammars: GrammarCompiler
     embedder: Embedder
+    apart: Apart
     store: DiskCache[State] | None = None
 
     def check(self, prompt: list[int], max_tokens: int | None) -> int:
@@ -98,6 +101,10 @@ class LlamaBackend:
 
     def close_embedder(self) -> None:
         self.embedder.close()
+
+    def check_room(self, job: CoreJob) -> None:
+        if job.is_deterministic:
+            self.apart.check_room(job)
 
     def cached_grammar(self, grammar: Grammar) -> Follower | None:
         return self.grammars.cached(grammar)
@@ -192,13 +199,24 @@ def _build(config: EngineConfig, model: Model, gpu_layers: int, free_before: int
         journal = Journal(Path(config.journal)) if config.journal else None
         store = _open_store(config, model, context, limits)
         lane = _make_lane(context, room)
-        core = EngineCore(executor, model.vocab, limits, journal, store=store, lane=lane)
+        apart = Apart(model, context.params, limits)
+        share = _sharing(executor, context.params)
+        core = CoreWithSolo(
+            executor,
+            model.vocab,
+            limits,
+            journal,
+            lane,
+            store,
+            solo=Solo(apart.core),
+            share=share,
+        )
     except BaseException:
         context.close()  # before its model, and before another try needs the memory
         raise
     grammars = GrammarCompiler(model.vocab)
     embedder = Embedder(model, context.params, model.pooling)
-    return LlamaBackend(info, model.vocab, core, model, grammars, embedder, store)
+    return LlamaBackend(info, model.vocab, core, model, grammars, embedder, apart, store)
 
 
 def _fit(
@@ -268,6 +286,16 @@ def _make_lane(context: Context, room: memory_fit.MemoryFit) -> Lane | None:
         return None
     own = Context(model, replace(context.params, n_ctx=room.lane_cells, n_seq_max=2))
     return Lane(NativeExecutor(own), own.n_cells, window=model.n_swa, threads=own.params.threads)
+
+
+def _sharing(executor: NativeExecutor, params: ContextParams) -> Callable[[bool], None]:
+    """Threads of the pool beside a request that runs alone."""
+    left = max(1, params.threads - n_threads_apart(params.threads))
+
+    def share(is_running: bool) -> None:
+        executor.limit_threads(left if is_running else params.threads)
+
+    return share
 
 
 def _open_store(

@@ -13,6 +13,7 @@ from naiad.engine.phrases import PhraseWatch, automaton
 from naiad.engine.sampling import NO_TOKEN, Sampler
 from naiad.engine.sampling.sampler import Mask
 from naiad.engine.sequence import Sequence
+from naiad.engine.thinking import ThinkingWatch
 from naiad.errors import EngineFailed, InvalidRequest
 from naiad.native.sampler import Logits
 from naiad.types import FinishReason, TokenLogprob
@@ -28,6 +29,8 @@ class TokenTable(Protocol):
     eog: frozenset[int]
 
     def piece(self, token: int, *, special: bool = False) -> bytes: ...
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
 
 
 @dataclass(slots=True)
@@ -79,6 +82,7 @@ class Voice:
         self._vocab = vocab
         self._n_ctx = n_ctx
         self._may_shift = may_shift
+        self._thinking = ThinkingWatch(job.reasoning, vocab) if job.reasoning else None
         phrases = job.sampling.banned_phrases
         self._watch = PhraseWatch(automaton(phrases)) if phrases else None
         self._banned: dict[int, set[int]] = {}  # position -> tokens that may not stand there
@@ -100,7 +104,7 @@ class Voice:
     # -- one token after another -----------------------------------------------------------------
 
     def take(self, token: int, said: Said) -> None:
-        """A token was chosen, and with it those that the grammar lets nothing else follow."""
+        """A token was chosen, and with it those that nothing else may follow."""
         if token == NO_TOKEN:
             self._give_up(said)
         elif self._append(token, said) and self.has_next_by_itself and said.finish is None:
@@ -108,9 +112,13 @@ class Voice:
 
     @property
     def has_next_by_itself(self) -> bool:
-        """Whether several tokens that the grammar forces may come at once: not where their logprobs
-        are wanted, which need the logits of each place."""
-        return self.follower is not None and self._scribe is None
+        """Whether several tokens that nothing else may follow may come at once: not where their
+        logprobs are wanted, which need the logits of each place."""
+        return self._may_force and self._scribe is None
+
+    @property
+    def _may_force(self) -> bool:
+        return self.follower is not None or self._thinking is not None
 
     def sees(self, row: Logits) -> bool:
         """These logits are the next token's. True when this stream wants to be told of them."""
@@ -119,21 +127,33 @@ class Voice:
         return self._scribe is not None
 
     def force(self, said: Said) -> bool:
-        """Say what the grammar leaves no choice about. False when there was no such token.
+        """Say what there is no choice about: the end of a reasoning that is long enough, and what
+        the grammar leaves one way for. False when there was no such token.
 
         What does not fit the context waits until there is room.
         """
-        if self.follower is None:
+        if not self._may_force:
             return False
         n_before = len(self._sequence.tokens)
-        for token in self.follower.forced()[: None if self.has_next_by_itself else 1]:
+        for source in (self._thinking, self.follower):
+            if source is None or said.finish:
+                continue
+            if not self._force(source.forced(), said):
+                break
+            if self._scribe is not None and len(self._sequence.tokens) != n_before:
+                break  # one at a time: see has_next_by_itself
+        return len(self._sequence.tokens) != n_before or said.is_rewound or bool(said.finish)
+
+    def _force(self, tokens: list[int], said: Said) -> bool:
+        """False when not all of them could be said."""
+        for token in tokens[: None if self._scribe is None else 1]:
             is_full = len(self._sequence.tokens) >= self._n_ctx
             is_banned = token in self._banned.get(self._sequence.position, ())
             if is_full or is_banned or not self._append(token, said, is_forced=True):
-                break
+                return False
             if said.finish:
-                break
-        return len(self._sequence.tokens) != n_before or said.is_rewound or bool(said.finish)
+                return False
+        return True
 
     def _append(self, token: int, said: Said, *, is_forced: bool = False) -> bool:
         """False when the token may not stand here after all, or with some before it."""
@@ -148,6 +168,8 @@ class Voice:
         if self._scribe is not None:
             self._write_down(self._scribe, token, said, is_forced=is_forced)
         self.sampler.accept(token)
+        if self._thinking is not None:
+            self._thinking.accept(token)
         self._sequence.tokens.append(token)
         if self._watch is None:
             said.tokens.append(token)
@@ -221,6 +243,8 @@ class Voice:
             self.sampler.rewind(n_back)
             if self.follower is not None:
                 self.follower.rewind(n_back)
+            if self._thinking is not None:
+                self._thinking.rewind(n_back)
             del tokens[-n_back:], self._held[-n_back:], self._held_logprobs[-n_back:]
             said.is_rewound = True
         self._banned = {at: ids for at, ids in self._banned.items() if at <= position}

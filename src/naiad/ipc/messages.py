@@ -16,7 +16,15 @@ from typing import Any
 
 import msgspec
 
-from naiad.types import FinishReason, Grammar, ModelInfo, SamplingParams, TokenLogprob, Trim
+from naiad.types import (
+    FinishReason,
+    Grammar,
+    ModelInfo,
+    ReasoningLimit,
+    SamplingParams,
+    TokenLogprob,
+    Trim,
+)
 
 
 class Command(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -35,6 +43,8 @@ class Submit(Command, frozen=True, tag=True, array_like=True):
     grammar: compiled before the answer to this; one that cannot be is Refused.
     trim: a prompt (as text) that is too long is cut instead of refused.
     shown: control tokens that show as text; None: all of them.
+    reasoning: how long the reasoning before it may be.
+    is_deterministic: computed apart from all others; see naiad.engine.solo.
     """
 
     uid: int
@@ -49,6 +59,8 @@ class Submit(Command, frozen=True, tag=True, array_like=True):
     grammar: Grammar | None = None
     trim: Trim | None = None
     shown: list[int] | None = []
+    reasoning: ReasoningLimit | None = None
+    is_deterministic: bool = False
 
 
 class Abort(Command, frozen=True, tag=True, array_like=True):

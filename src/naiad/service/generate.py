@@ -56,6 +56,7 @@ class Generation:
         "_n_cached",
         "_n_held",
         "_n_tokens",
+        "_n_unstopped",
         "_place",
         "_prompt_began",
         "_settled",
@@ -77,7 +78,9 @@ class Generation:
         keeps_stop: bool = False,
         has_logprobs: bool = False,
         echo: str = "",
+        n_unstopped: int = 0,
     ) -> None:
+        """n_unstopped: tokens within which no stop string ends it."""
         self.started = Started(n_prompt=stream.n_prompt, echo=echo)
         self.finished: Finished | None = None  # set as soon as the end is known
         self._stream = stream
@@ -87,6 +90,7 @@ class Generation:
         self._alignment = Alignment() if has_logprobs else None
         self._channel_alignment = ChannelAlignment()
         self._logprobs: tuple[TokenLogprob, ...] = ()  # of the text that was just released
+        self._n_unstopped = n_unstopped
         self._settled: deque[CallEvent] = deque()  # events of the channels, not yet handed out
         self._entry = entry
         self._place = place
@@ -192,7 +196,7 @@ class Generation:
         self._n_held += n_tokens
         if batch.n_cached:
             self._n_cached = batch.n_cached
-        text, stop = self._text.feed(batch.data)
+        text, stop = self._text.feed(batch.data, may_stop=self._n_tokens > self._n_unstopped)
         if stop is not None:
             if batch.finish is None:
                 self._stop()

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from naiad.chat.budget import limit_for
 from naiad.chat.channels import Channels, can_reason, channels_for, marks_of, reasoning_of
 from naiad.chat.tools import forced_call
 from naiad.client.base import EngineClient, EngineState, EngineStatus, Job
@@ -139,6 +140,7 @@ class Service:
         ):
             _check_thinking(request.prompt, model)
             prompt = await self._prompt(request.prompt, model)
+            grammar = _behind_reasoning(request, prompt, model)
             marks = _marks(request.prompt, model)
             # A stop string that is a control token has to show to be found; it never gets further.
             stops = [stop for stop in request.stop if may_be_control(stop)]
@@ -151,7 +153,15 @@ class Service:
                 priority=request.priority,
                 caller=caller.identity,
                 wants_progress=request.wants_progress,
-                grammar=_behind_reasoning(request, prompt, model),
+                grammar=grammar,
+                reasoning=limit_for(
+                    request.thinking_budget,
+                    request.prompt,
+                    model.chat_template,
+                    prompt,
+                    has_grammar=grammar is not None,
+                ),
+                is_deterministic=request.is_deterministic,
                 shift_at_limit=request.shift_at_limit,
                 trim=request.trim if isinstance(request.prompt, TextPrompt) else None,
                 shown=None if request.shows_controls else tuple(shown.values()),
@@ -169,6 +179,7 @@ class Service:
                 keeps_stop=request.keeps_stop,
                 has_logprobs=request.sampling.n_logprobs >= 0,
                 echo=await self._text_of(prompt) if request.has_echo else "",
+                n_unstopped=request.sampling.min_tokens,
             )
             entry.running = lambda: Running(request, generation.usage)
             try:

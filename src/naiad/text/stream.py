@@ -28,10 +28,13 @@ class StreamText:
         """The stop that ended the text, once there is one (finish can find one too)."""
         return self._matcher.matched if self._matcher is not None else None
 
-    def feed(self, data: bytes) -> tuple[str, str | None]:
-        """The text that may be sent now ("" for none yet), and the stop that ended it, if any."""
+    def feed(self, data: bytes, *, may_stop: bool = True) -> tuple[str, str | None]:
+        """The text that may be sent now ("" for none yet), and the stop that ended it, if any.
+
+        may_stop: False where no stop counts yet, nor the beginning of one.
+        """
         text = self._assembler.feed(data)
-        if self._matcher is None:
+        if self._matcher is None or not may_stop:
             return text, None
         return self._matcher.feed(text)
 

@@ -23,12 +23,14 @@ from naiad.dialects.grammars import json_form
 from naiad.dialects.openai.requests import DEFAULTS
 from naiad.dialects.sampling import (
     ignored,
+    read_deterministic,
     read_handle,
     read_object,
     read_priority,
     read_sampling,
     read_stops,
 )
+from naiad.dialects.thinking import read_thinking_budget
 from naiad.types import GenerateRequest, Grammar, ModelInfo
 
 MAX_MODEL_CHARS = 512
@@ -53,6 +55,8 @@ def parse_messages(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
         max_tokens=min(limit, MAX_INT),
         stop=stops,
         grammar=_read_format(fields),
+        thinking_budget=read_thinking_budget(fields),
+        is_deterministic=read_deterministic(fields),
         stream=fields.get(boolean, "stream") or False,
         model=fields.get(short_text(MAX_MODEL_CHARS), "model") or None,
         handle=read_handle(fields),

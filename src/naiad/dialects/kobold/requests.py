@@ -15,6 +15,7 @@ from naiad.dialects.sampler_order import kobold_order
 from naiad.dialects.sampling import (
     ignored,
     keeps_stop,
+    read_deterministic,
     read_handle,
     read_max_tokens,
     read_priority,
@@ -23,6 +24,7 @@ from naiad.dialects.sampling import (
     shows_controls,
     wants_progress,
 )
+from naiad.dialects.thinking import read_thinking_budget
 from naiad.errors import Unsupported
 from naiad.types import GenerateRequest, ModelInfo, SamplingParams, TextPrompt, Trim
 
@@ -84,6 +86,8 @@ def _parse(
         priority=read_priority(fields),
         wants_progress=wants_progress(fields),
         grammar=read_grammar(fields),
+        thinking_budget=read_thinking_budget(fields),
+        is_deterministic=read_deterministic(fields),
         shift_at_limit=fields.get(boolean, "context_shift") is not False,
         keeps_stop=keeps_stop(fields),
         shows_controls=shows_controls(fields),

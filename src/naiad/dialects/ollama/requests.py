@@ -20,6 +20,7 @@ from naiad.dialects.ollama.formatter import (
 from naiad.dialects.prompts import read_messages
 from naiad.dialects.sampling import (
     ignored,
+    read_deterministic,
     read_handle,
     read_object,
     read_priority,
@@ -27,6 +28,7 @@ from naiad.dialects.sampling import (
     read_stops,
     wants_progress,
 )
+from naiad.dialects.thinking import read_thinking_budget
 from naiad.dialects.tools import read_tools
 from naiad.errors import Unsupported
 from naiad.types import (
@@ -102,13 +104,16 @@ def _finish(
     is_streamed = fields.get(boolean, "stream") is not False
     limit = options.get(integer(-MAX_INT, MAX_INT), "num_predict") or 0
     options.find(*_MACHINE)
+    is_deterministic = read_deterministic(options) | read_deterministic(fields)
     fields.find("keep_alive", "truncate")
     request = GenerateRequest(
         prompt=prompt,
-        sampling=read_sampling(options, model, DEFAULTS),
+        sampling=read_sampling(options, model, DEFAULTS, is_deterministic=is_deterministic),
         max_tokens=limit if limit > 0 else None,  # below: no limit
         stop=read_stops(options, "stop"),
         grammar=fields.get(json_form, "format"),
+        thinking_budget=read_thinking_budget(options) or read_thinking_budget(fields),
+        is_deterministic=is_deterministic,
         stream=is_streamed,
         model=_plain_name(fields),
         handle=read_handle(fields),

@@ -20,6 +20,7 @@ from naiad.dialects.prompts import read_messages, read_prompts, read_template_kw
 from naiad.dialects.sampling import (
     ignored,
     keeps_stop,
+    read_deterministic,
     read_handle,
     read_max_tokens,
     read_object,
@@ -29,6 +30,7 @@ from naiad.dialects.sampling import (
     shows_controls,
     wants_progress,
 )
+from naiad.dialects.thinking import read_thinking_budget, read_thinking_wish
 from naiad.dialects.tools import MAX_NAME_CHARS, forced_names, read_tools
 from naiad.errors import InvalidRequest, Unsupported
 from naiad.types import (
@@ -91,6 +93,9 @@ def parse_chat(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
     effort = fields.get(short_text(MAX_EFFORT_CHARS), "reasoning_effort")
     if effort and effort != "none":
         kwargs = {"reasoning_effort": effort, **kwargs}
+    wish = False if effort == "none" else read_thinking_wish(fields)
+    if wish:
+        kwargs = {"enable_thinking": True, "thinking": True, **kwargs}
     prompt = ChatPrompt(
         messages=messages,
         continue_final=_continues(fields, messages),
@@ -98,7 +103,7 @@ def parse_chat(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
         tools=tools,
         forced=forced,
         has_one_call=fields.get(boolean, "parallel_tool_calls") is False,
-        thinking=False if effort == "none" else None,
+        thinking=False if wish is False else None,  # wishing for it is no demand
         is_split=fields.get(short_text(MAX_EFFORT_CHARS), "reasoning_format") != "none",
     )
     ignored_too = unread + reserved
@@ -176,6 +181,8 @@ def read_request(
         priority=read_priority(fields),
         wants_progress=wants_progress(fields) and is_streamed,
         grammar=read_grammar(fields),
+        thinking_budget=read_thinking_budget(fields),
+        is_deterministic=read_deterministic(fields),
         shift_at_limit=fields.get(boolean, "context_shift") or False,
         keeps_stop=keeps_stop(fields),
         shows_controls=shows_controls(fields),

@@ -79,6 +79,14 @@ SAMPLERS: tuple[Sampler, ...] = (
     ),
     _num("tfs", _C, "Tail-free", 0, 1, _UNIT, "Cuts where the curve of shares bends; 1 is off."),
     _num(
+        "epsilon_cutoff", _C, "Epsilon cutoff", 0, 10_000, (0.0, 20.0, 0.1),
+        "Keeps shares of at least this many ten-thousandths; 0 is off.",
+    ),
+    _num(
+        "eta_cutoff", _C, "Eta cutoff", 0, 10_000, (0.0, 20.0, 0.1),
+        "The same, but less where the choice is wide open; 0 is off.",
+    ),
+    _num(
         "top_a", _C, "Top-a", 0, 1, _UNIT,
         "Keeps shares of at least this times the best share squared; 0 is off.",
     ),
@@ -158,6 +166,10 @@ SAMPLERS: tuple[Sampler, ...] = (
         "The share it aims at on average; below 0 is off.",
     ),
     _num("adaptive_decay", _M, "Adaptive-p decay", 0, 1, _UNIT, "How long it remembers."),
+    _int(
+        "min_tokens", _O, "At least", 0, MAX_INT, (0, 1024, 8),
+        "Neither the model nor a stop string ends the answer before so many tokens.",
+    ),
     Sampler(
         "ignore_eos", _O, "Never end", "The model cannot end its turn by itself.", BOOLEAN
     ),

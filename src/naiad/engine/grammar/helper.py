@@ -1,8 +1,9 @@
 """The process that tries grammars out first: `python -m naiad.engine.grammar.helper`.
 
 A grammar comes from whoever may send requests. Here it may exhaust a stack, memory or time, and all
-that is lost is this process. One JSON line in, {"kind", "text"}, one out: {"error": reason or null,
-"definition": the grammar as llguidance reads it}. An empty line greets the parent once it is warm.
+that is lost is this process. One JSON line in, {"kind", "text", "cpu_s"}, one out: {"error": reason
+or null, "definition": the grammar as llguidance reads it}. An empty line greets the parent once it
+is warm. One that uses up its seconds of the processor ends the process by SIGPROF.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def main() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         signal.alarm(_ALARM_S)
+        signal.setitimer(signal.ITIMER_PROF, job["cpu_s"])
         reply = try_out(job["kind"], job["text"], vocabulary)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
         sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()

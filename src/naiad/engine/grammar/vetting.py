@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +20,8 @@ from naiad.errors import InternalError, InvalidRequest
 _COMMAND = (sys.executable, "-P", "-m", "naiad.engine.grammar.helper")
 _START_S = 60.0  # a busy machine may take long to start Python; a grammar gets no such time
 _PIECE = 1 << 16
+#: Grammars in use are compiled within so many seconds; what takes longer stands back.
+_QUICK_S = 0.1
 
 
 class _Gone(Exception):
@@ -27,10 +31,14 @@ class _Gone(Exception):
 class Vetting:
     """One helper, started when it is first needed and replaced when it is lost. Not thread-safe.
 
-    timeout_s: seconds one grammar may take. command: how the helper is started.
+    cpu_s: seconds of the processor that one grammar may take. timeout_s: seconds in all; a slow
+    one has only what others leave of the processor. command: how the helper is started.
     """
 
-    def __init__(self, timeout_s: float = 2.0, command: Sequence[str] = _COMMAND) -> None:
+    def __init__(
+        self, cpu_s: float = 1.0, timeout_s: float = 10.0, command: Sequence[str] = _COMMAND
+    ) -> None:
+        self._cpu_s = cpu_s
         self._timeout_s = timeout_s
         self._command = command
         self._helper: subprocess.Popen[bytes] | None = None
@@ -42,17 +50,18 @@ class Vetting:
             raise InvalidRequest(
                 f"the grammar has {len(text)} characters; at most {MAX_BYTES} bytes are allowed"
             )
-        line = json.dumps({"kind": kind, "text": text}).encode() + b"\n"
+        line = json.dumps({"kind": kind, "text": text, "cpu_s": self._cpu_s}).encode() + b"\n"
         helper = self._warm()
         try:
             reply = self._ask(helper, line)
         except TimeoutError:
             self.close()
-            raise InvalidRequest(
-                f"the grammar took longer than {self._timeout_s:g} s to compile and was given up"
-            ) from None
+            raise _too_long(self._timeout_s) from None
         except _Gone:
+            is_spent = helper.wait() == -signal.SIGPROF
             self.close()
+            if is_spent:
+                raise _too_long(self._cpu_s) from None
             raise InvalidRequest("the grammar is too large or too deep to be compiled") from None
         if reply["error"] is not None:
             raise InvalidRequest(str(reply["error"]))
@@ -74,12 +83,19 @@ class Vetting:
 
     def _ask(self, helper: subprocess.Popen[bytes], line: bytes) -> dict[str, Any]:
         assert helper.stdin is not None
+        assert helper.stdout is not None
         try:
             helper.stdin.write(line)
             helper.stdin.flush()
         except OSError:
             raise _Gone from None
-        reply: dict[str, Any] = json.loads(_read_line(helper, time.monotonic() + self._timeout_s))
+        deadline = time.monotonic() + self._timeout_s
+        is_quick, _, _ = select.select([helper.stdout], [], [], min(_QUICK_S, self._timeout_s))
+        if not is_quick:
+            stand_back(helper.pid)
+        reply: dict[str, Any] = json.loads(_read_line(helper, deadline))
+        if not is_quick:
+            self.close()  # it cannot be called forward again; the next grammar gets another
         return reply
 
     def close(self) -> None:
@@ -95,6 +111,18 @@ class Vetting:
                 pipe.close()
             except OSError:  # what was never read cannot be flushed to the dead
                 continue
+
+
+def stand_back(pid: int) -> None:
+    """Let a process have what all others leave of the processor, so that streams notice nothing."""
+    with contextlib.suppress(OSError):  # gone; or a sandbox that forbids it, and it is only a hint
+        os.setpriority(os.PRIO_PROCESS, pid, 19)
+        if hasattr(os, "SCHED_IDLE"):
+            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _too_long(seconds: float) -> InvalidRequest:
+    return InvalidRequest(f"the grammar took longer than {seconds:g} s to compile and was given up")
 
 
 def _read_line(helper: subprocess.Popen[bytes], deadline: float) -> bytes:

@@ -31,6 +31,8 @@ DEFAULT_ORDER: tuple[str, ...] = (
     "top_a",
     "tfs",
     "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
     "top_p",
     "min_p",
     "xtc",
@@ -42,7 +44,17 @@ DEFAULT_ORDER: tuple[str, ...] = (
 MIROSTAT_ORDER: tuple[str, ...] = ("dry", "penalties", "temperature", "smoothing", "mirostat")
 
 _SHAPING = ("penalties", "dry")
-_CUTTING = ("top_n_sigma", "top_k", "top_a", "tfs", "typical_p", "top_p", "min_p")
+_CUTTING = (
+    "top_n_sigma",
+    "top_k",
+    "top_a",
+    "tfs",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "top_p",
+    "min_p",
+)
 #: Stages after which the best token may be another one.
 _MOVING_THE_TOP = ("typical_p", "xtc", "smoothing")
 #: Adaptive-p draws from far down the list, so the tail must have been cut. KoboldCpp's choice.
@@ -64,13 +76,17 @@ class Setting:
 class Plan:
     """How one sequence's tokens are chosen.
 
-    head: written into the row first. opening: makes the first cut, of logits times `scale`,
-    with columns or not. steps:
-    what is left to do. feedback: mirostat or adaptive-p. shapers: all of them, in the head or not.
+    head: written into the row first; early_head: before token `n_early`, instead of it.
+    banned: of a head that does nothing but ban, what it bans; None for another head.
+    opening: makes the first cut, of logits times `scale`, with columns or not. steps: what is left
+    to do. feedback: mirostat or adaptive-p. shapers: all of them, in the head or not.
     is_greedy: the best token is taken. is_whole: the draw is from the whole distribution.
     """
 
     head: tuple[Shaper, ...]
+    early_head: tuple[Shaper, ...]
+    n_early: int
+    banned: frozenset[int] | None
     shapers: tuple[Shaper, ...]
     opening: Opening
     scale: float
@@ -91,10 +107,15 @@ def make_plan(p: SamplingParams, history: History, setting: Setting) -> Plan:
     body = names[n_head:]
     opening, scale, rest = _open(body, p, feedback)
     steps, chains = _steps(rest, p, shapers, feedback)
-    biases = Biases([*p.logit_bias, *bans(setting.eog if p.ignore_eos else ())], setting.n_vocab)
-    head = [shapers[name] for name in names[:n_head]]
+    biases = [*p.logit_bias, *bans(setting.eog if p.ignore_eos else ())]
+    at_first = Biases([*biases, *bans(setting.eog)], setting.n_vocab)
+    later = Biases(biases, setting.n_vocab)
+    head = tuple(shapers[name] for name in names[:n_head])
     return Plan(
-        head=(biases, *head) if biases.is_on else tuple(head),
+        head=(later, *head) if later.is_on else head,
+        early_head=(at_first, *head),
+        n_early=p.min_tokens,
+        banned=None if head else later.banned,
         shapers=tuple(shapers.values()),
         opening=opening,
         scale=scale,

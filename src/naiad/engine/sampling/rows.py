@@ -119,6 +119,14 @@ def log_total(row: Row) -> float:
     return math.log(_sum(weights(row)))
 
 
+def total_and_entropy(row: Row) -> tuple[float, float]:
+    """log_total, and the entropy of the whole distribution in nats."""
+    found = weights(row)
+    total = _sum(found)
+    surprise = np.log(np.maximum(found, np.finfo(np.float32).tiny))  # 0 * ln 0 counts as 0
+    return math.log(total), math.log(total) - _sum(np.multiply(found, surprise, out=found)) / total
+
+
 def _sum(values: Logits) -> float:
     """Column by column: as exact as NumPy's sum, and quicker."""
     n_lines = len(values) // _N_COLUMNS

@@ -105,7 +105,8 @@ class Sampler:
         """First third: biases, bans and penalties go into the row."""
         row = logits if mask is None else np.where(mask, logits, np.float32(-np.inf))
         moment = Moment(self._seed, self._choice, position, candidates)
-        return Work(row, moment, shape_row(row, self._plan.head))
+        head = self._plan.head if self._n_accepted >= self._plan.n_early else self._plan.early_head
+        return Work(row, moment, [] if self._may_skip_bans else shape_row(row, head))
 
     def cut(self, work: Work, scratch: Candidates) -> None:
         """Second third: goes through the vocabulary. May run in a thread beside other rows' cuts.
@@ -113,11 +114,23 @@ class Sampler:
         The row is put back; what is left to do needs only the candidates.
         """
         if self._plan.is_greedy:
-            best = int(work.row.argmax())  # the first NaN, if there is one
-            work.found = best if math.isfinite(work.row[best]) else NO_TOKEN
+            work.found = self._best(work)
         else:
             self._cut(work, scratch)
         unshape(work.row, work.undo)
+
+    @property
+    def _may_skip_bans(self) -> bool:
+        """Whether it is enough to look at bans once the best token turns out to be banned."""
+        plan = self._plan
+        return plan.is_greedy and plan.banned is not None and self._n_accepted >= plan.n_early
+
+    def _best(self, work: Work) -> int:
+        best = int(work.row.argmax())  # the first NaN, if there is one
+        if self._may_skip_bans and best in (self._plan.banned or ()):
+            work.undo = shape_row(work.row, self._plan.head)
+            best = int(work.row.argmax())
+        return best if math.isfinite(work.row[best]) else NO_TOKEN
 
     def _cut(self, work: Work, scratch: Candidates) -> None:
         plan = self._plan

@@ -90,6 +90,8 @@ class Biases:
         ids = np.array(list(total), np.int32)
         self._change = Change(ids, lambda logits, which: logits + by[which])
         self.is_on = bool(total)
+        is_ban = all(bias == -math.inf for bias in total.values())
+        self.banned = frozenset(total) if is_ban else None  # where nothing else is done
 
     def change(self) -> Change | None:
         return self._change

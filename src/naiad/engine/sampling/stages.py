@@ -13,16 +13,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from naiad.engine.sampling.draws import shares_of, uniform, weights_of
+from naiad.engine.sampling.draws import Floats, shares_of, uniform, weights_of
 from naiad.engine.sampling.rows import (
     Left,
     Row,
     above,
     descending,
+    everything,
     largest,
     log_total,
     near_top,
     nucleus,
+    total_and_entropy,
 )
 from naiad.native.sampler import Candidates, SamplerChain
 from naiad.types import SamplingParams
@@ -87,6 +89,45 @@ def top_a(p: SamplingParams, left: Left, _moment: Moment) -> Left:
 def _open_top_a(p: SamplingParams) -> Opening:
     def opening(row: Row) -> Left:
         return above(row, row.top + (math.log(p.top_a) - log_total(row)) / row.scale)
+
+    return opening
+
+
+def epsilon_cutoff(p: SamplingParams, left: Left, _moment: Moment) -> Left:
+    """Keeps tokens with at least this share, and the best (Hewitt et al., arXiv 2210.15191)."""
+    return _at_least(left, shares_of(left.logits), p.epsilon_cutoff)
+
+
+def eta_cutoff(p: SamplingParams, left: Left, _moment: Moment) -> Left:
+    """As epsilon, with min(epsilon, sqrt(epsilon) * exp(-entropy)). Source: the same paper."""
+    shares = shares_of(left.logits)
+    some = shares[shares > 0]
+    return _at_least(left, shares, _eta(p.eta_cutoff, -float(some @ np.log(some))))
+
+
+def _eta(epsilon: float, entropy: float) -> float:
+    return min(epsilon, math.sqrt(epsilon) * math.exp(-entropy))
+
+
+def _at_least(left: Left, shares: Floats, least: float) -> Left:
+    keep = shares >= min(least, float(shares.max()))
+    return Left(left.ids[keep], left.logits[keep])
+
+
+def _open_epsilon(p: SamplingParams) -> Opening:
+    def opening(row: Row) -> Left:
+        return above(row, row.top + (math.log(p.epsilon_cutoff) + log_total(row)) / row.scale)
+
+    return opening
+
+
+def _open_eta(p: SamplingParams) -> Opening:
+    def opening(row: Row) -> Left:
+        total, entropy = total_and_entropy(row)
+        least = _eta(p.eta_cutoff, entropy)
+        if least <= 0:  # underflow: nothing is too unlikely
+            return everything(row)
+        return above(row, row.top + (math.log(least) + total) / row.scale)
 
     return opening
 
@@ -191,6 +232,10 @@ STAGES: dict[str, Stage] = {
     "top_a": Stage(lambda p: p.top_a > 0, own=top_a, opening=_open_top_a),
     "tfs": Stage(lambda p: p.tfs < 1, own=tail_free),
     "typical_p": Stage(lambda p: p.typical_p < 1, own=typical),
+    "epsilon_cutoff": Stage(
+        lambda p: p.epsilon_cutoff > 0, own=epsilon_cutoff, opening=_open_epsilon
+    ),
+    "eta_cutoff": Stage(lambda p: p.eta_cutoff > 0, own=eta_cutoff, opening=_open_eta),
     "top_p": Stage(
         lambda p: p.top_p < 1,
         native=lambda p, chain: chain.add_top_p(p.top_p),

@@ -1,0 +1,212 @@
+"""Five hundred answers of a real model at temperature 2, each held to a schema.
+
+What ends parses and validates, what is cut can be gone on with to something that does, and a tool's
+arguments are the same bytes in pieces.
+
+The schemas are small: each keyword that is supported, alone and with others, as in the tests of the
+JSON Schema specification.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import jsonschema
+import pytest
+
+from naiad.chat.channels import Channels
+from naiad.chat.tool_formats import PLAIN
+from naiad.chat.tools import forced_call
+from naiad.config import EngineConfig
+from naiad.engine.base import CoreJob
+from naiad.engine.grammar.follower import Follower
+from naiad.engine.llama import LlamaBackend, load
+from naiad.ipc.messages import StreamItem
+from naiad.text import StreamText
+from naiad.types import (
+    ChatMessage,
+    ChatPrompt,
+    FinishReason,
+    Grammar,
+    SamplingParams,
+    Tool,
+    ToolCallDelta,
+)
+from test_engine_structured import prompt, run
+
+pytestmark = [pytest.mark.model, pytest.mark.soak]
+
+Schema = dict[str, Any]
+N_ANSWERS = 500
+MAX_TOKENS = 28
+WORD = {"type": "string", "maxLength": 6}
+SMALL = {"type": "integer", "minimum": -9, "maximum": 99}
+
+
+def closed(properties: Schema, **more: Any) -> Schema:
+    """An object with these properties, all of them, and no others."""
+    required = {"required": list(properties), "additionalProperties": False}
+    return {"type": "object", "properties": properties, **required, **more}
+
+
+SCHEMAS: dict[str, Schema] = {
+    "type null": {"type": "null"},
+    "type boolean": {"type": "boolean"},
+    "type list": {"type": ["boolean", "null"]},
+    "enum": {"enum": ["red", 5, None, [1, "a"], {"b": False}]},
+    "const": {"const": {"a": ["x", 1.5, None]}},
+    "const text": {"const": 'a "quoted" \\ \n é🙂'},
+    "minimum": {"type": "integer", "minimum": 7, "maximum": 1200},
+    "exclusive": {"type": "number", "exclusiveMinimum": -1, "exclusiveMaximum": 1},
+    "negative": {"type": "number", "minimum": -3.5, "maximum": -1.25},
+    "multipleOf": {"type": "integer", "multipleOf": 7, "minimum": 0, "maximum": 999},
+    "maxLength": {"type": "string", "minLength": 2, "maxLength": 5},
+    "pattern": {"type": "string", "pattern": "^(GET|POST) /[a-z]{1,8}$"},
+    "unanchored pattern": {"type": "string", "pattern": "[0-9]{2}", "maxLength": 6},
+    "format date": {"type": "string", "format": "date"},
+    "format time": {"type": "string", "format": "time"},
+    "format date-time": {"type": "string", "format": "date-time"},
+    "format uuid": {"type": "string", "format": "uuid"},
+    "format ipv4": {"type": "string", "format": "ipv4"},
+    "items": {"type": "array", "items": SMALL, "maxItems": 4},
+    "minItems": {"type": "array", "items": {"type": "boolean"}, "minItems": 3, "maxItems": 3},
+    "prefixItems": {"type": "array", "prefixItems": [WORD, SMALL], "items": False, "minItems": 2},
+    "properties": closed({"a": SMALL, "b": WORD}),
+    "optional": {
+        "type": "object",
+        "properties": {"a": SMALL, "b": WORD, "c": {"type": "null"}},
+        "required": ["b"],
+        "additionalProperties": False,
+    },
+    "additionalProperties": {
+        "type": "object",
+        "properties": {"known": SMALL},
+        "additionalProperties": {"type": "boolean"},
+        "required": ["known"],
+        "maxProperties": 2,
+    },
+    "patternProperties": {
+        "type": "object",
+        "patternProperties": {"^x[0-9]$": SMALL},
+        "additionalProperties": False,
+        "maxProperties": 2,
+    },
+    "anyOf": {"anyOf": [WORD, SMALL, closed({"a": {"type": "null"}})]},
+    "oneOf": {"oneOf": [{"type": "boolean"}, SMALL]},
+    "allOf": {"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 44}]},
+    "$ref": {"$defs": {"w": WORD}, **closed({"a": {"$ref": "#/$defs/w"}})},
+    "recursion": {
+        "$defs": {
+            "n": closed({"v": SMALL, "next": {"anyOf": [{"$ref": "#/$defs/n"}, {"type": "null"}]}})
+        },
+        "$ref": "#/$defs/n",
+    },
+    "nested": closed({"a": closed({"b": {"type": "array", "items": closed({"c": WORD})}})}),
+    "names to escape": closed({'qu"ote': SMALL, "é🙂": WORD}),
+    "true": closed({"a": True}),
+}
+TOOLS = (
+    Tool("add", "", closed({"a": SMALL, "b": SMALL})),
+    Tool("note", "", closed({"text": {"type": "string", "maxLength": 12}, "tag": WORD})),
+    Tool("find", "", closed({"where": {"enum": ["here", "there"]}})),
+)
+CALL = forced_call(
+    ChatPrompt((ChatMessage("user", "x"),), tools=TOOLS, forced=("add", "note", "find"))
+)
+
+
+def grammars() -> list[tuple[Grammar, Schema]]:
+    assert CALL is not None
+    calls = [(CALL, cast(Schema, json.loads(CALL.text)))] * 6
+    return [(Grammar("json_schema", json.dumps(one)), one) for one in SCHEMAS.values()] + calls
+
+
+@pytest.fixture(scope="module")
+def backend(starter: Path) -> Iterator[LlamaBackend]:
+    config = EngineConfig(model=str(starter), parallel=32, ctx=256, disk_cache=False)
+    made = cast(LlamaBackend, load(config)(lambda progress: None))
+    yield made
+    made.core.close()
+    made.close_grammars()
+
+
+def test_every_answer_that_ends_is_valid_and_every_other_can_be_gone_on_with(
+    backend: LlamaBackend,
+) -> None:
+    kinds = grammars()
+    ask = prompt(backend, "A value in JSON:")
+    jobs = [
+        CoreJob(
+            uid,
+            ask,
+            MAX_TOKENS,
+            SamplingParams(temperature=2.0, seed=uid),
+            follower=backend.compile_grammar(kinds[uid % len(kinds)][0]),
+        )
+        for uid in range(N_ANSWERS)
+    ]
+    ended: dict[int, int] = {}
+    for uid, items in run(backend, jobs).items():
+        kind = uid % len(kinds)
+        grammar, schema = kinds[kind]
+        if items[-1].finish is FinishReason.STOP:
+            ended[kind] = ended.get(kind, 0) + 1
+            text = b"".join(item.data for item in items).decode()
+        else:
+            assert items[-1].finish is FinishReason.LENGTH, items[-1].error
+            text = gone_on_with(backend, backend.compile_grammar(grammar), items).decode()
+        jsonschema.validate(json.loads(text), schema, jsonschema.Draft202012Validator)
+        if grammar is CALL:
+            assert arguments_in_pieces(items) == arguments_in_pieces(joined(items))
+    assert sum(ended.values()) > N_ANSWERS // 2
+    assert len(ended) > 0.8 * len(kinds)
+
+
+def gone_on_with(backend: LlamaBackend, follower: Follower, items: list[StreamItem]) -> bytes:
+    """What was cut, with the shortest way to its end that trying what closes most finds."""
+    vocab, said = backend.tokenizer, b""
+    for token in (token for item in items for token in item.tokens):
+        assert follower.accept(token)
+        said += vocab.piece(token)
+    closing = [
+        token
+        for text in ('"', "}", "]", "Z", "null", ":", ",", "0", "1", "a", "-", "{")
+        for token in vocab.encode(text, add_special=False, parse_special=False)[:1]
+    ]
+    for _ in range(200):
+        if follower.is_complete:
+            return said
+        mask = follower.mask()
+        if any(mask[token] for token in vocab.eog):
+            return said
+        way = next((token for token in closing if mask[token]), int(mask.argmax()))
+        assert follower.accept(way)
+        said += vocab.piece(way)
+    raise AssertionError(f"no end in sight: {said!r}")
+
+
+def joined(items: list[StreamItem]) -> list[StreamItem]:
+    data = b"".join(item.data for item in items)
+    return [StreamItem(items[0].uid, 0, [], data, items[-1].finish)]
+
+
+def arguments_in_pieces(items: list[StreamItem]) -> tuple[str, bytes]:
+    """The name and the arguments of the call, as the stream tells them."""
+    names = frozenset(tool.name for tool in TOOLS)
+    channels = Channels(None, tools=PLAIN, names=names, new_id=lambda: "1")
+    text = StreamText()
+    events = [event for item in items for event in channels.feed(text.feed(item.data)[0], 1)]
+    events += channels.feed(text.finish(), 0) + channels.finish()
+    calls = [event for event in events if isinstance(event, ToolCallDelta)]
+    return "".join({c.name for c in calls}), "".join(c.arguments for c in calls).encode()
+
+
+def test_the_arguments_are_what_the_model_wrote() -> None:
+    data = b'{"name":"note","arguments":{"text":"a } \\" b","tag":"x"}}'
+    whole = [StreamItem(1, 0, [], data, FinishReason.STOP)]
+    pieces = [StreamItem(1, i, [], data[i : i + 1]) for i in range(len(data))]
+    assert arguments_in_pieces(whole) == arguments_in_pieces(pieces)
+    assert arguments_in_pieces(whole) == ("note", b'{"text":"a } \\" b","tag":"x"}')
