@@ -18,6 +18,7 @@ from naiad.types import (
     GenerateRequest,
     ModelInfo,
     Progress,
+    Residency,
     Started,
     TextDelta,
     Usage,
@@ -80,10 +81,15 @@ class FakeBackend:
     is_protected: bool = False
     counters: Mapping[str, Any] = field(default_factory=dict)
     told: Progress | None = None
+    stay: Residency = field(default_factory=lambda: Residency(is_loaded=True, expires_in_s=None))
 
     @property
     def model(self) -> ModelInfo:
         return MODEL
+
+    @property
+    def residency(self) -> Residency:
+        return self.stay
 
     async def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = True

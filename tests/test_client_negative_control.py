@@ -97,6 +97,13 @@ class PolledEngine:
     async def detokenize(self, ids: list[int], *, special: bool = True) -> bytes:
         return b"".join(map(decode_token, ids))
 
+    def unload(self) -> None: ...
+
+    def load(self) -> None: ...
+
+    def next_change(self) -> asyncio.Event:
+        return asyncio.Event()
+
     async def close(self) -> None:
         await asyncio.gather(*self._tasks)
 

@@ -68,6 +68,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "max_queue": ("1", 1),
     "max_queue_tokens": ("4096", 4096),
     "max_body_bytes": ("2048", 2048),
+    "idle_unload_s": ("300", 300.0),
     "heartbeat_s": ("2.5", 2.5),
     "stalled_s": ("5", 5.0),
     "max_connections_per_host": ("9", 9),

@@ -240,12 +240,15 @@ async def test_the_configured_number_counts_while_the_engine_has_not_said_its_ow
                 raise AssertionError("entered")
 
 
-@pytest.mark.parametrize("state", [s for s in EngineState if s is not EngineState.READY])
+@pytest.mark.parametrize(
+    "state", [s for s in EngineState if s not in (EngineState.READY, EngineState.UNLOADED)]
+)
 async def test_without_a_ready_engine_requests_are_refused_with_a_time_to_retry(
     state: EngineState,
 ) -> None:
     engine = FakeEngine()
     engine.state = state
+    engine.model = None if state is EngineState.STARTING else engine.model
     with pytest.raises(EngineUnavailable) as refused:
         async with make_service(engine).generate(request(), ALICE):
             raise AssertionError("entered")

@@ -172,6 +172,10 @@ class GenerateRequest:
         used as a key of anything but the caller's own registry entry.
     model: the model the caller named, as sent; None when the request names none.
     priority: [-100, 100]; lower starts first, and below 0 is for administrators.
+    keep_alive_s: seconds that the model shall stay loaded after this, math.inf for ever; only an
+        administrator's counts. None says nothing.
+    wants_context: the end tells the tokens of prompt and answer, for `context` of the next request.
+    context: token ids before the prompt: what an earlier answer's end told.
     shift_at_limit: when the context is full, the oldest tokens are given up and it goes on;
         else it ends with LENGTH.
     wants_progress: Progress events may come before the first text.
@@ -189,6 +193,17 @@ class GenerateRequest:
     wants_progress: bool = False
     shift_at_limit: bool = False
     grammar: Grammar | None = None
+    keep_alive_s: float | None = None
+    wants_context: bool = False
+    context: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Residency:
+    """Is the model in memory? expires_in_s: seconds until it leaves unused; None: it stays."""
+
+    is_loaded: bool
+    expires_in_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +290,7 @@ class Finished:
     """The end. Always the last event, exactly once; `error` is set when reason is ERROR.
 
     n_tool_calls: in the answer; with any, a STOP means that the model waits for their results.
+    context: the tokens of prompt and answer, for requests that want them.
     """
 
     reason: FinishReason
@@ -282,6 +298,7 @@ class Finished:
     matched_stop: str | None = None
     error: NaiadError | None = None
     n_tool_calls: int = 0
+    context: tuple[int, ...] = ()
     timings: Timings = field(default=Timings(), compare=False)  # measured, so never the same
 
 

@@ -20,6 +20,7 @@ from naiad.types import (
     ModelInfo,
     Progress,
     ReasoningDelta,
+    Residency,
     Started,
     TextDelta,
     ToolCallDelta,
@@ -45,9 +46,10 @@ class Media(enum.StrEnum):
 class Formatter(Protocol):
     """Turns one stream's events into bytes on the wire. One instance per request; keeps its place.
 
-    The endpoint calls open once, progress any number of times if the request wants it, then delta,
-    reasoning and tool_call any number of times, close once. Bytes may be empty. Derive from this
-    class to inherit what a dialect without reasoning and tools need not write.
+    The endpoint calls open once (before it perhaps loading and heartbeat), progress any number of
+    times if the request wants it, then delta, reasoning and tool_call any number of times, close
+    once. Bytes may be empty. Derive from this class to inherit what a dialect without reasoning and
+    tools need not write.
     """
 
     media: Media  # of the streamed form
@@ -57,6 +59,11 @@ class Formatter(Protocol):
     def progress(self, progress: Progress) -> bytes:
         """How far a request is that has no text yet."""
         ...
+
+    def loading(self, loaded: float) -> bytes:  # noqa: ARG002 - the default
+        """How much of the model is loaded, 0 to 1. Comes before `open`, any number of times, if the
+        request wants progress and the model has to be loaded first."""
+        return self.heartbeat()
 
     def delta(self, delta: TextDelta) -> bytes: ...
 
@@ -92,10 +99,24 @@ class Parsed:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelWish:
+    """That the model be in memory: for keep_alive_s seconds, math.inf for ever, 0 or less for no
+    longer, None for as long as the server keeps it anyhow. model: as sent, None for the only one.
+    """
+
+    model: str | None
+    keep_alive_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Immediate:
-    """A body that asks for no generation: its answer is known at once (JSON value)."""
+    """A body that asks for no generation: its answer is known at once (JSON value).
+
+    wish: what has to be done with the model before the answer is sent.
+    """
 
     value: Any
+    wish: ModelWish | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +140,11 @@ class Backend(Protocol):
     @property
     def is_protected(self) -> bool:
         """True when callers need a key."""
+        ...
+
+    @property
+    def residency(self) -> Residency:
+        """Whether the model is in memory now, and for how long."""
         ...
 
     async def tokenize(

@@ -7,6 +7,8 @@ changes: who asks, what is asked, the engine's yes, then headers, then text.
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +25,13 @@ from naiad.dialects.base import (
     Parse,
     Parsed,
 )
-from naiad.errors import EngineFailed, InternalError
+from naiad.errors import EngineFailed, InternalError, NaiadError
 from naiad.http.auth import Door
 from naiad.http.body import read_object
 from naiad.http.exchange import INTERNAL_MESSAGE, Exchange, answering_errors
 from naiad.http.watch import ClientWatch, Line
 from naiad.service.generate import Generation
+from naiad.service.models import Tell
 from naiad.service.service import Service
 from naiad.types import (
     Caller,
@@ -80,6 +83,9 @@ class GenerationEndpoint:
             body = await read_object(scope, receive, self._house.max_body_bytes)
             parsed = self._parse(body, self._house.service.model)
             if isinstance(parsed, Immediate):
+                if parsed.wish is not None:
+                    wish = parsed.wish
+                    await self._house.service.load(wish.model, wish.keep_alive_s, caller)
                 await exchange.answer_json(parsed.value)
                 return
             self._log_ignored(parsed)
@@ -87,9 +93,11 @@ class GenerationEndpoint:
 
     async def _run(self, exchange: Exchange, parsed: Parsed, caller: Caller) -> None:
         line = Line(exchange, parsed.formatter)
+        tell = _loading_teller(parsed, line) if parsed.request.stream else None
         async with (
             ClientWatch(exchange, line, self._house.heartbeat_s, self._house.stalled_s),
-            self._house.service.generate(parsed.request, caller) as generation,
+            _ending(line, parsed.formatter),
+            self._house.service.generate(parsed.request, caller, tell) as generation,
         ):
             if parsed.request.stream:
                 await _stream(generation, parsed.formatter, line)
@@ -131,6 +139,33 @@ class QueryEndpoint:
         if scope["method"] in {"GET", "HEAD"}:
             return {}
         return await read_object(scope, receive, self._house.max_body_bytes)
+
+
+def _loading_teller(parsed: Parsed, line: Line) -> Tell:
+    """Tells a client that the model is being loaded for its request.
+
+    One that asked for progress gets it, and so its headers, at once. For others the headers wait
+    for the first heartbeat: a refusal that comes before it still has a status of its own.
+    """
+
+    async def tell(loaded: float) -> None:
+        line.may_begin = True
+        if parsed.request.wants_progress:
+            await line.begin()
+            await line.write(parsed.formatter.loading(loaded))
+
+    return tell
+
+
+@asynccontextmanager
+async def _ending(line: Line, formatter: Formatter) -> AsyncIterator[None]:
+    """A refusal after the headers (the model had to be loaded first) is the stream's last event."""
+    try:
+        yield
+    except NaiadError as error:
+        if not line.is_open:
+            raise
+        await line.end(formatter.close(Finished(FinishReason.ERROR, Usage(), error=error)))
 
 
 async def _stream(generation: Generation, formatter: Formatter, line: Line) -> None:

@@ -41,6 +41,7 @@ class Generation:
 
     __slots__ = (
         "_abort",
+        "_answer_ids",
         "_began",
         "_channels",
         "_end",
@@ -52,6 +53,7 @@ class Generation:
         "_n_tokens",
         "_place",
         "_prompt_began",
+        "_prompt_ids",
         "_settled",
         "_stream",
         "_text",
@@ -67,6 +69,7 @@ class Generation:
         place: Place,
         abort: Callable[[int], None],
         channels: Channels | None = None,
+        prompt_ids: tuple[int, ...] | None = None,
     ) -> None:
         self.started = Started(n_prompt=stream.n_prompt)
         self.finished: Finished | None = None  # set as soon as the end is known
@@ -76,6 +79,8 @@ class Generation:
         self._settled: deque[CallEvent] = deque()  # events of the channels, not yet handed out
         self._entry = entry
         self._place = place
+        self._prompt_ids = prompt_ids  # None: nobody wants to know the tokens
+        self._answer_ids: list[int] = []
         self._abort = abort
         self._end: Finished | None = None  # known, not yet handed out
         self._is_over = False
@@ -159,6 +164,8 @@ class Generation:
         n_tokens = len(batch.tokens)
         self._n_tokens += n_tokens
         self._n_held += n_tokens
+        if self._prompt_ids is not None:
+            self._answer_ids += batch.tokens
         if batch.n_cached:
             self._n_cached = batch.n_cached
         text, stop = self._text.feed(batch.data)
@@ -184,7 +191,12 @@ class Generation:
         self, reason: FinishReason, stop: str | None = None, error: NaiadError | None = None
     ) -> None:
         self._end = self.finished = Finished(
-            reason, self._usage(), stop, error, timings=Timings(*self.seconds)
+            reason,
+            self._usage(),
+            stop,
+            error,
+            context=(*self._prompt_ids, *self._answer_ids) if self._prompt_ids else (),
+            timings=Timings(*self.seconds),
         )
         self._entry.is_finished = True
 

@@ -6,6 +6,7 @@ the context is entered; leaving the context, by whatever way, ends the engine's 
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from naiad.errors import AdminRequired, EngineUnavailable, ModelNotFound, Unsupp
 from naiad.service import health
 from naiad.service.admission import Admission, tokens_in
 from naiad.service.generate import Generation
+from naiad.service.models import Models, Tell
 from naiad.service.perf import Perf
 from naiad.service.registry import Registry
 from naiad.types import (
@@ -30,6 +32,7 @@ from naiad.types import (
     ModelInfo,
     Progress,
     Prompt,
+    Residency,
     TextPrompt,
 )
 
@@ -62,6 +65,7 @@ class Service:
         self._config = config
         self._renderer = renderer
         self._is_installed = is_installed
+        self._models = Models(engine, config.idle_unload_s or math.inf)
         self._admission = Admission(config.max_queue, config.max_queue_tokens)
         self._registry = Registry()
         self._perf = Perf()
@@ -70,9 +74,11 @@ class Service:
         """Start the helpers and the engine; returns before the model is loaded."""
         await self._renderer.start()
         await self._engine.start()
+        self._models.start_counting()
 
     async def close(self) -> None:
         """End every stream with an error, stop the engine and the helpers. Safe to call twice."""
+        self._models.close()
         await self._engine.close()
         await self._renderer.close()
 
@@ -92,7 +98,7 @@ class Service:
 
     @property
     def model(self) -> ModelInfo:
-        """The loaded model. Raises EngineUnavailable while there is none."""
+        """The model, loaded or not. Raises EngineUnavailable until it was loaded once."""
         status = self._engine.status
         if status.model is None:
             raise _unavailable(status)
@@ -103,28 +109,59 @@ class Service:
         """True when callers need a key."""
         return self._config.api_key is not None
 
+    @property
+    def residency(self) -> Residency:
+        """Whether the model is in memory now, and for how long."""
+        return self._models.residency
+
+    async def load(self, name: str | None, keep_alive_s: float | None, caller: Caller) -> None:
+        """Load the model, or unload it when keep_alive_s is 0 or less and nobody uses it.
+
+        name, keep_alive_s: as in GenerateRequest. Raises ModelNotFound, EngineUnavailable, and
+        AdminRequired for a wish to unload, which concerns everybody.
+        """
+        self._check_name(name, self._known_model())
+        if keep_alive_s is None or keep_alive_s > 0:
+            with self._models.hold(_kept(keep_alive_s, caller)):
+                await self._models.ready()
+            return
+        if not caller.is_admin:
+            raise AdminRequired(
+                "Only the administrator may unload the model: others may be using it.",
+                param="keep_alive",
+            )
+        with self._models.hold(keep_alive_s):
+            pass
+
     def check_room(self) -> None:
         """Raises Overloaded when no generation can come in, not even with a prompt of one token."""
         self._admission.check(self._parallel(self._engine.status.model), 1)
 
     @asynccontextmanager
-    async def generate(self, request: GenerateRequest, caller: Caller) -> AsyncIterator[Generation]:
+    async def generate(
+        self, request: GenerateRequest, caller: Caller, tell: Tell | None = None
+    ) -> AsyncIterator[Generation]:
         """Run a request; the context yields its Generation once the engine has accepted it.
+
+        tell: awaited with how much of the model is loaded (0 to 1), each time that this changes,
+            if it has to be loaded for this request.
 
         Raises, while it is entered: ModelNotFound, EngineUnavailable, AdminRequired, Overloaded,
         and what the template or the engine refuses (InvalidRequest, ContextExceeded, ...).
         """
-        model = self._ready_model()
+        model = self._known_model()
         self._check_name(request.model, model)
         _check_priority(request.priority, caller)
         with (
+            self._models.hold(_kept(request.keep_alive_s, caller)),
             self._admission.admit(self._parallel(model), tokens_in(request.prompt)) as place,
             self._registry.enter(caller, request.handle) as entry,
         ):
             _check_thinking(request.prompt, model)
             prompt = await self._prompt(request.prompt, model)
+            await self._models.ready(tell)
             job = Job(
-                prompt=prompt,
+                prompt=await self._behind(request.context, prompt, model),
                 max_tokens=request.max_tokens,
                 sampling=request.sampling,
                 namespace="" if self._config.share_cache else caller.namespace,
@@ -137,8 +174,9 @@ class Service:
             stream = await self._engine.submit(job)
             place.counted(stream.n_prompt)
             channels = _channels(request.prompt, prompt, model)
+            prompt_ids = await self._ids_of(job.prompt) if request.wants_context else None
             generation = Generation(
-                stream, request.stop, entry, place, self._engine.abort, channels
+                stream, request.stop, entry, place, self._engine.abort, channels, prompt_ids
             )
             try:
                 yield generation
@@ -150,13 +188,17 @@ class Service:
         self, text: str, *, add_special: bool = True, parse_special: bool = True
     ) -> list[int]:
         """Token ids of a text."""
-        return await self._engine.tokenize(
-            text, add_special=add_special, parse_special=parse_special
-        )
+        with self._models.hold():
+            await self._models.ready()
+            return await self._engine.tokenize(
+                text, add_special=add_special, parse_special=parse_special
+            )
 
     async def detokenize(self, ids: list[int], *, special: bool = True) -> str:
         """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
-        data = await self._engine.detokenize(ids, special=special)
+        with self._models.hold():
+            await self._models.ready()
+            data = await self._engine.detokenize(ids, special=special)
         return data.decode("utf-8", errors="replace")
 
     @property
@@ -186,8 +228,9 @@ class Service:
         n_queued = self._admission.n_queued(self._parallel(self._engine.status.model))
         return self._perf.snapshot(self._admission.n_in_flight, n_queued)
 
-    def _ready_model(self) -> ModelInfo:
-        if self._engine.status.state is not EngineState.READY:
+    def _known_model(self) -> ModelInfo:
+        """The model, if it is loaded or can be. Raises EngineUnavailable."""
+        if self._engine.status.state not in _CAN_RUN:
             raise _unavailable(self._engine.status)
         return self.model
 
@@ -214,12 +257,31 @@ class Service:
             return await self._renderer.render(model.chat_template, prompt, model)
         return prompt.ids
 
+    async def _behind(
+        self, context: tuple[int, ...], prompt: str | tuple[int, ...], model: ModelInfo
+    ) -> str | tuple[int, ...]:
+        """The prompt behind the tokens of an earlier exchange."""
+        if not context:
+            return prompt
+        if not isinstance(prompt, str):
+            return (*context, *prompt)
+        text = prompt.removeprefix(model.bos_token)  # the context begins with one
+        return (*context, *await self._engine.tokenize(text, add_special=False))
+
+    async def _ids_of(self, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(await self._engine.tokenize(prompt)) if isinstance(prompt, str) else prompt
+
     def _parallel(self, model: ModelInfo | None) -> int:
         known = model.engine.parallel if model is not None else 0
         return known or self._config.engine.parallel
 
     def _record(self, generation: Generation, seed: int) -> None:
         self._perf.record(generation.outcome(), seed, *generation.seconds)
+
+
+def _kept(keep_alive_s: float | None, caller: Caller) -> float | None:
+    """How long the model stays concerns everybody, so only an administrator's wish counts."""
+    return keep_alive_s if caller.is_admin else None
 
 
 def _check_priority(priority: int, caller: Caller) -> None:
@@ -268,6 +330,9 @@ def _unavailable(status: EngineStatus) -> EngineUnavailable:
         message.format(percent=round(100 * status.progress)), retry_after=retry_after
     )
 
+
+#: A model that is being loaded is waited for, if it is known from an earlier time.
+_CAN_RUN = {EngineState.READY, EngineState.UNLOADED, EngineState.STARTING}
 
 #: What to tell a client, and after how many seconds it may try again.
 _WHY_NOT = {
