@@ -189,13 +189,18 @@ Handle = Callable[[Backend, Call], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One route of a dialect: exactly one of `parse` (a generation) and `handle` (a query)."""
+    """One route of a dialect: exactly one of `parse` (a generation) and `handle` (a query).
+
+    The first sentence of its docstring tells people what it does. example: a body that it takes,
+    for people and for the reference; needed where the usual fields are not enough.
+    """
 
     method: str
     path: str  # Starlette path syntax
     access: Access
     parse: Parse | None = None
     handle: Handle | None = None
+    example: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

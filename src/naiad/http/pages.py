@@ -84,6 +84,7 @@ _FRONT = f"""naiad {__version__}: a local language model server.
   KoboldAI API  /api/v1/generate, /api/extra/generate/stream, /api/v1/model
   Ollama API    /api/chat, /api/generate, /api/tags
   Anthropic     /v1/messages, /v1/messages/count_tokens
+  Reference     /docs (in a browser), /openapi.json
   Health        /health, /livez, /readyz
 
 Point a client's base URL at /v1 (OpenAI) or at / (all others).

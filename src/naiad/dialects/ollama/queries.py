@@ -44,6 +44,7 @@ def refuse(reason: str) -> Handle:
     async def handle(_backend: Backend, _call: Call) -> Any:
         raise Unsupported(reason)
 
+    handle.__doc__ = f"Refused: {reason[0].lower()}{reason[1:]}"
     return handle
 
 
