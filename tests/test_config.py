@@ -68,6 +68,8 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "max_queue": ("1", 1),
     "max_queue_tokens": ("4096", 4096),
     "max_body_bytes": ("2048", 2048),
+    "max_per_key": ("4", 4),
+    "requests_per_minute": ("60", 60),
     "idle_unload_s": ("300", 300.0),
     "heartbeat_s": ("2.5", 2.5),
     "stalled_s": ("5", 5.0),

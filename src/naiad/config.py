@@ -86,6 +86,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_queue: int = 256
     max_queue_tokens: int = 1 << 20  # of prompts that wait to be computed: 256 of 4096 tokens
     max_body_bytes: int = 32 * 1024 * 1024
+    max_per_key: int = 0  # requests of one key in progress or waiting; 0: no limit of its own
+    requests_per_minute: int = 0  # of one key; 0: no limit
     idle_unload_s: float = 0.0  # 0: the model stays loaded
     heartbeat_s: float = 10.0
     stalled_s: float = 30.0  # a client that takes no byte of its stream for this long is gone

@@ -132,6 +132,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("max_queue", "Requests that may wait for their turn.", 0, 1_000_000),
     Setting("max_queue_tokens", "Prompt tokens that may wait to be computed.", 1, 1 << 40),
     Setting("max_body_bytes", "Largest request body, bytes.", 1_024, 1 << 32),
+    Setting("max_per_key", "Requests one key may have in progress or waiting; 0: any.", 0, 1e6),
+    Setting("requests_per_minute", "Requests one key may send in a minute; 0: any.", 0, 1e6),
     Setting("idle_unload_s", "Seconds without work until the model is unloaded; 0: never.", 0, 1e9),
     Setting("heartbeat_s", "Seconds of silence before a stream's heartbeat.", 0.1, 3_600),
     Setting("stalled_s", "Seconds without reading after which a client is gone.", 1, 86_400),

@@ -79,7 +79,7 @@ class GenerationEndpoint:
         exchange = Exchange(scope, receive, send, self._dialect)
         async with answering_errors(exchange):
             caller = self._house.door.admit(scope, self._access)
-            self._house.service.check_room()  # cheaper than reading what would be refused
+            self._house.service.check_room(caller)  # cheaper than reading what would be refused
             body = await read_object(scope, receive, self._house.max_body_bytes)
             parsed = self._parse(body, self._house.service.model)
             if isinstance(parsed, Immediate):

@@ -21,6 +21,7 @@ from naiad.errors import AdminRequired, EngineUnavailable, ModelNotFound, Unsupp
 from naiad.service import health
 from naiad.service.admission import Admission, tokens_in
 from naiad.service.generate import Generation
+from naiad.service.limits import KeyLimits
 from naiad.service.models import Models, Tell
 from naiad.service.perf import Perf
 from naiad.service.registry import Registry
@@ -67,6 +68,7 @@ class Service:
         self._is_installed = is_installed
         self._models = Models(engine, config.idle_unload_s or math.inf)
         self._admission = Admission(config.max_queue, config.max_queue_tokens)
+        self._limits = KeyLimits(config.max_per_key, config.requests_per_minute)
         self._registry = Registry()
         self._perf = Perf()
 
@@ -133,8 +135,10 @@ class Service:
         with self._models.hold(keep_alive_s):
             pass
 
-    def check_room(self) -> None:
-        """Raises Overloaded when no generation can come in, not even with a prompt of one token."""
+    def check_room(self, caller: Caller) -> None:
+        """Raises Overloaded when no generation can come in, not even with a prompt of one token,
+        and RateLimited when none of this caller can."""
+        self._limits.check(caller)
         self._admission.check(self._parallel(self._engine.status.model), 1)
 
     @asynccontextmanager
@@ -146,13 +150,14 @@ class Service:
         tell: awaited with how much of the model is loaded (0 to 1), each time that this changes,
             if it has to be loaded for this request.
 
-        Raises, while it is entered: ModelNotFound, EngineUnavailable, AdminRequired, Overloaded,
-        and what the template or the engine refuses (InvalidRequest, ContextExceeded, ...).
+        Raises, while it is entered: ModelNotFound, EngineUnavailable, AdminRequired, RateLimited,
+        Overloaded, and what the template or the engine refuses (InvalidRequest, ContextExceeded, ...).
         """
         model = self._known_model()
         self._check_name(request.model, model)
         _check_priority(request.priority, caller)
         with (
+            self._limits.enter(caller),
             self._models.hold(_kept(request.keep_alive_s, caller)),
             self._admission.admit(self._parallel(model), tokens_in(request.prompt)) as place,
             self._registry.enter(caller, request.handle) as entry,
