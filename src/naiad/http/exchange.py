@@ -139,5 +139,5 @@ def _rate_headers(error: NaiadError) -> HeaderList:
         "reset": f"{error.details['retry_after']}s",
     }
     return [
-        (f"x-ratelimit-{name}-requests".encode(), value.encode()) for name, value in told.items()
+        (f"x-ratelimit-{name}-requests".encode(), value.encode()) for name, value in figures.items()
     ]

@@ -151,7 +151,7 @@ class Service:
             if it has to be loaded for this request.
 
         Raises, while it is entered: ModelNotFound, EngineUnavailable, AdminRequired, RateLimited,
-        Overloaded, and what the template or the engine refuses (InvalidRequest, ContextExceeded, ...).
+        Overloaded, and what template or engine refuse (InvalidRequest, ContextExceeded, ...).
         """
         model = self._known_model()
         self._check_name(request.model, model)
