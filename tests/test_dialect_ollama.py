@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -233,6 +234,28 @@ async def test_the_context_goes_on_where_an_earlier_answer_ended() -> None:
         assert [bool(chunk.context) for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
         raw = await client(running).generate(M, "Hi", raw=True)
         assert raw.context is None
+
+
+async def test_what_concerns_a_library_of_models_is_refused_by_name(tmp_path: Path) -> None:
+    blob = tmp_path / "model.gguf"
+    blob.write_bytes(b"\x00GGUF\xff" * 100_000)
+    async with house(saying("so")) as running:
+        asks = client(running)
+        for asked in (
+            asks.pull("llama3"),
+            asks.push("me/llama3"),
+            asks.copy(M, "other"),
+            asks.delete(M),
+            asks.create("mine", from_=M),
+            asks.create_blob(blob),
+        ):
+            with pytest.raises(ollama.ResponseError, match="naiad pull") as caught:
+                await asked
+            assert caught.value.status_code == 400
+        assert (await asks.chat(M, HI)).message.content == "so"
+        async with httpx.AsyncClient() as http:
+            missing = await http.head(f"{running.url}/api/blobs/sha256:00")
+        assert (missing.status_code, missing.content) == (400, b"")
 
 
 async def test_the_wire_is_lines_of_json() -> None:

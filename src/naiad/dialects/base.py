@@ -191,7 +191,8 @@ Handle = Callable[[Backend, Call], Awaitable[Any]]
 class Operation:
     """One route of a dialect: exactly one of `parse` (a generation) and `handle` (a query).
 
-    The first sentence of its docstring tells people what it does. example: a body that it takes,
+    The first sentence of its docstring tells people what it does. has_body: False if a body, of
+    whatever kind, is not even read. example: a body that it takes,
     for people and for the reference; needed where the usual fields are not enough.
     """
 
@@ -201,6 +202,7 @@ class Operation:
     parse: Parse | None = None
     handle: Handle | None = None
     example: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    has_body: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,7 @@ class QueryEndpoint:
         self._house = house
         self._dialect = dialect
         self._access = operation.access
+        self._has_body = operation.has_body
         self._handle = handle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -136,7 +137,7 @@ class QueryEndpoint:
             await exchange.answer_json(await self._handle(self._house.service, call))
 
     async def _body(self, scope: Scope, receive: Receive) -> dict[str, Any]:
-        if scope["method"] in {"GET", "HEAD"}:
+        if scope["method"] in {"GET", "HEAD"} or not self._has_body:
             return {}
         return await read_object(scope, receive, self._house.max_body_bytes)
 

@@ -33,6 +33,8 @@ REFUSED = {
     ("POST", "/api/copy"): _NO_MODELS,
     ("POST", "/api/create"): _NO_MODELS,
     ("DELETE", "/api/delete"): _NO_MODELS,
+    ("HEAD", "/api/blobs/{digest}"): _NO_MODELS,
+    ("POST", "/api/blobs/{digest}"): _NO_MODELS,
     ("POST", "/api/embed"): _NO_EMBEDDINGS,
     ("POST", "/api/embeddings"): _NO_EMBEDDINGS,
 }

@@ -107,7 +107,7 @@ class _Notes:
 
 def facts_of(operation: Operation) -> tuple[FieldFacts, ...]:
     """The fields that a route's body may have, in the order in which the route reads them."""
-    if operation.method in {"GET", "HEAD"}:
+    if operation.method in {"GET", "HEAD"} or not operation.has_body:
         return ()
     notes = _Notes()
     given = [operation.example] if operation.example else list(_EXAMPLES)
