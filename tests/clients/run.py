@@ -48,7 +48,7 @@ class Client:
 
 CLIENTS = (
     Client("langchain_client.py", ("langchain-openai==1.7.3", "langchain-ollama==1.1.0")),
-    Client("litellm_client.py", ("litellm==1.106.2",)),
+    Client("litellm_client.py", ("litellm==1.106.2", "mcp")),  # its tools need mcp unasked
     Client("openai_client.mjs", ("openai@6.49.0",)),
     Client("anthropic_client.mjs", ("@anthropic-ai/sdk@1.12.0",)),
     Client("ollama_client.mjs", ("ollama@0.6.4",)),

@@ -77,6 +77,8 @@ def llmprobe(url: str) -> Score:
             *("--save", str(report_file)),
         ]
     )
+    if not report_file.is_file():
+        raise Unavailable("llmprobe wrote no report")
     conformance = json.loads(report_file.read_text(encoding="utf-8"))["conformance"]
     failed = {
         failure["id"]: failure["message"][:200]
