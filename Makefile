@@ -5,6 +5,8 @@
 #   make serve [ARGS="--port 8080"]           all of setup, then serve the starter model
 #   make test                                 all of setup, then every check
 #   make docs                                 these pages as a web site, in site/
+#   make conformance                          suites of others; needs Node.js, see tests/conformance
+#   make test-clients [ARGS=openai_client]    clients of others; needs Node.js for those in JavaScript
 #   make lint | bench | clean
 
 PYTHON ?= python3
@@ -15,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: help setup serve test lint docs bench clean engine starter tuned dev models
+.PHONY: help setup serve test conformance test-clients lint docs bench clean engine starter tuned dev models
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -29,6 +31,13 @@ serve: tuned
 test: dev models
 	@$(MAKE) --no-print-directory check
 
+# Programs of others live in environments of their own, in .envs; `make test` needs none of them.
+conformance: dev
+	@$(BIN)/python tests/conformance/run.py $(ARGS)
+
+test-clients: dev
+	@$(BIN)/python tests/clients/run.py $(ARGS)
+
 lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,7 +50,7 @@ bench: tuned
 	@exec $(BIN)/python benchmarks/run.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .envs build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .PHONY: check
 check: lint

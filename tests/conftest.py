@@ -27,6 +27,7 @@ _SLOW = {
     "test_cli_serve.py",
     "test_client_contract.py",
     "test_client_faults.py",
+    "test_client_unload.py",
     "test_dialect_anthropic.py",
     "test_dialect_channels.py",
     "test_dialect_choices.py",

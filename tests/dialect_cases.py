@@ -20,6 +20,7 @@ from naiad.types import (
     GenerateRequest,
     ModelInfo,
     Progress,
+    Residency,
     Running,
     Started,
     TextDelta,
@@ -85,10 +86,15 @@ class FakeBackend:
     told: Progress | None = None
     at_work: list[Running] = field(default_factory=list)
     stories: Stories = field(default_factory=lambda: Stories("/nowhere"))
+    stay: Residency = field(default_factory=lambda: Residency(is_loaded=True, expires_in_s=None))
 
     @property
     def model(self) -> ModelInfo:
         return MODEL
+
+    @property
+    def residency(self) -> Residency:
+        return self.stay
 
     async def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = True

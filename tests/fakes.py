@@ -103,6 +103,9 @@ class FakeEngine:
     def __init__(self, script: Callable[[FakeStream], None] | None = None) -> None:
         self.state = EngineState.READY
         self.model: ModelInfo | None = MODEL
+        self.after_load = EngineState.READY  # STARTING: the test says when it is loaded
+        self.progress = 0.5
+        self.n_unloads = 0
         self.script = script or echo
         self.gate = asyncio.Event()
         self.gate.set()
@@ -115,7 +118,22 @@ class FakeEngine:
 
     @property
     def status(self) -> EngineStatus:
-        return EngineStatus(self.state, reason="because", progress=0.5, model=self.model)
+        return EngineStatus(self.state, reason="because", progress=self.progress, model=self.model)
+
+    def unload(self) -> None:
+        self.n_unloads += self.state is EngineState.READY
+        self.become(EngineState.UNLOADED)
+
+    def load(self) -> None:
+        if self.state is EngineState.UNLOADED:
+            self.become(self.after_load)
+
+    def become(self, state: EngineState, progress: float = 0.5) -> None:
+        self.state, self.progress = state, progress
+        self.notify()
+
+    def next_change(self) -> asyncio.Event:
+        return self._changed
 
     async def start(self) -> None:
         pass
@@ -225,6 +243,9 @@ class FakeFormatter(Formatter):
 
     def progress(self, progress: Progress) -> bytes:
         return b"progress %s %d\n" % (str(progress.position).encode(), progress.n_done)
+
+    def loading(self, loaded: float) -> bytes:
+        return b"load %.2f\n" % loaded
 
     def delta(self, delta: TextDelta) -> bytes:
         if delta.text == "boom":

@@ -101,6 +101,13 @@ class PolledEngine:
     async def embed(self, prompt: str | tuple[int, ...]) -> EmbeddedText:
         return EmbeddedText(b"", 0)
 
+    def unload(self) -> None: ...
+
+    def load(self) -> None: ...
+
+    def next_change(self) -> asyncio.Event:
+        return asyncio.Event()
+
     async def close(self) -> None:
         await asyncio.gather(*self._tasks)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,6 +14,7 @@ import pytest
 
 from dialect_cases import CALLER, MODEL, FakeBackend
 from dialect_server import CALL, TEMPLATE, House, failing, house, saying
+from naiad.client.base import EngineState
 from naiad.dialects.base import Call, Immediate, Parsed
 from naiad.dialects.ollama import DIALECT
 from naiad.dialects.ollama.requests import parse_chat, parse_generate
@@ -64,7 +68,7 @@ async def test_generate_streamed_and_whole() -> None:
         stream = await client(running).generate(M, "Hi", stream=True)
         chunks = [chunk async for chunk in stream]
         assert "".join(chunk.response or "" for chunk in chunks) == "Hello"
-        await client(running).generate(M, "Once upon", raw=True, system="unheard")
+        await client(running).generate(M, "Once upon", raw=True)
         assert running.prompt == "Once upon"
 
 
@@ -162,13 +166,96 @@ async def test_what_is_asked_about_models() -> None:
         assert shown.modelinfo["llama.context_length"] == 8192
 
 
-async def test_loading_runs_nothing() -> None:
+async def test_without_a_prompt_the_model_is_loaded_and_unloaded() -> None:
     async with house(saying("so")) as running:
         told = await client(running).generate(M, keep_alive="5m")
         assert (told.response, told.done, told.done_reason) == ("", True, "load")
+        shown = (await client(running).ps()).models[0]
+        assert shown.expires_at is not None
+        assert 290 < (shown.expires_at - datetime.now(UTC)).total_seconds() <= 300
         chat = await client(running).chat(M, [], keep_alive=0)
-        assert (chat.message.content, chat.done_reason) == ("", "load")
+        assert (chat.message.content, chat.done_reason) == ("", "unload")
+        assert (running.engine.n_unloads, (await client(running).ps()).models) == (1, [])
+        assert [model.model for model in (await client(running).list()).models] == [M]
+        assert (await client(running).generate(M)).done_reason == "load"
+        assert len((await client(running).ps()).models) == 1
         assert running.engine.streams == {}
+
+
+async def test_an_unloaded_model_is_loaded_by_the_next_request_which_is_told() -> None:
+    async with house(saying("so")) as running:
+        await client(running).generate(M, "Hi", keep_alive=0)
+        assert running.engine.state is EngineState.UNLOADED
+        running.engine.after_load = EngineState.STARTING
+        async with (
+            httpx.AsyncClient() as http,
+            http.stream(
+                "POST",
+                f"{running.url}/api/generate",
+                json={"prompt": "Hi", "return_progress": True},
+            ) as answer,
+        ):
+            lines = answer.aiter_lines()
+            first = json.loads(await anext(lines))
+            assert (first["model_load"], first["response"]) == ({"progress": 0.5}, "")
+            running.engine.become(EngineState.READY)
+            rest = [json.loads(line) async for line in lines]
+        assert [line["response"] for line in rest] == ["so", ""]
+
+
+async def test_only_the_administrator_unloads() -> None:
+    async with house(saying("so"), api_key="user", admin_key="admin") as running:
+        user, admin = (
+            ollama.AsyncClient(host=running.url, headers={"authorization": f"Bearer {key}"})
+            for key in ("user", "admin")
+        )
+        for one in (user, admin):
+            running.closing.push_async_callback(one._client.aclose)
+        with pytest.raises(ollama.ResponseError, match="administrator") as caught:
+            await user.generate(M, keep_alive=0)
+        assert caught.value.status_code == 403
+        await user.generate(M, "Hi", keep_alive=0)
+        assert running.engine.n_unloads == 0
+        await admin.generate(M, "Hi", keep_alive="0s")
+        assert running.engine.n_unloads == 1
+
+
+async def test_the_context_goes_on_where_an_earlier_answer_ended() -> None:
+    async with house(saying("Hel", "lo")) as running:
+        first = await client(running).generate(M, "Hi")
+        n_answer = first.eval_count or 0
+        assert list(first.context or ())[:-n_answer] == list(running.prompt.encode())
+        again = await client(running).generate(M, "More", context=first.context)
+        prompt = running.job.prompt
+        assert prompt[: len(first.context or ())] == tuple(first.context or ())
+        assert b"More" in bytes(prompt[len(first.context or ()) :])
+        assert tuple(again.context or ())[:-n_answer] == prompt
+        chunks = [chunk async for chunk in await client(running).generate(M, "Hi", stream=True)]
+        assert [bool(chunk.context) for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+        raw = await client(running).generate(M, "Hi", raw=True)
+        assert raw.context is None
+
+
+async def test_what_concerns_a_library_of_models_is_refused_by_name(tmp_path: Path) -> None:
+    blob = tmp_path / "model.gguf"
+    blob.write_bytes(b"\x00GGUF\xff" * 100_000)
+    async with house(saying("so")) as running:
+        asks = client(running)
+        for asked in (
+            asks.pull("llama3"),
+            asks.push("me/llama3"),
+            asks.copy(M, "other"),
+            asks.delete(M),
+            asks.create("mine", from_=M),
+            asks.create_blob(blob),
+        ):
+            with pytest.raises(ollama.ResponseError, match="naiad pull") as caught:
+                await asked
+            assert caught.value.status_code == 400
+        assert (await asks.chat(M, HI)).message.content == "so"
+        async with httpx.AsyncClient() as http:
+            missing = await http.head(f"{running.url}/api/blobs/sha256:00")
+        assert (missing.status_code, missing.content) == (400, b"")
 
 
 async def test_the_wire_is_lines_of_json() -> None:
@@ -224,6 +311,25 @@ def test_what_a_request_does_not_say() -> None:
     assert chat(stream=False, options={"num_predict": -1}).request.max_tokens is None
 
 
+@pytest.mark.parametrize(
+    ("sent", "seconds"),
+    [
+        *(
+            (0, 0),
+            ("0", 0),
+            (300, 300),
+            ("5m", 300),
+            ("1h30m", 5400),
+            ("500ms", 0.5),
+            (" 10s ", 10),
+        ),
+        *((-1, math.inf), ("-1", math.inf), ("-1m", math.inf), ("9999999h", math.inf)),
+    ],
+)
+def test_how_long_a_model_shall_stay(sent: Any, seconds: float) -> None:
+    assert chat(keep_alive=sent).request.keep_alive_s == seconds
+
+
 @pytest.mark.parametrize("think", ["low", "medium", "high"])
 def test_how_hard_to_think_is_told_to_the_template(think: str) -> None:
     prompt = chat(think=think).request.prompt
@@ -237,7 +343,11 @@ def test_how_hard_to_think_is_told_to_the_template(think: str) -> None:
         ({"suffix": "x"}, "'suffix' is not supported"),
         ({"images": ["aGk="]}, "reads text only"),
         ({"template": "{{ .Prompt }}"}, "'raw': true"),
-        ({"context": [1, 2]}, "/api/chat"),
+        ({"context": [1, 2], "raw": True}, "'context' has no place in a raw prompt"),
+        ({"system": "Be kind.", "raw": True}, "'system' has no place in a raw prompt"),
+        ({"context": [1, 5000]}, "'context' must hold token ids"),
+        ({"keep_alive": "soon"}, 'such as "5m"'),
+        ({"keep_alive": True}, "'keep_alive' must be a number of seconds"),
         ({"think": "much"}, "'think' must be true or false"),
         ({"options": {"temperature": "hot"}}, "'options.temperature' must be a number"),
         ({"options": 5}, "'options' must be an object"),

@@ -12,11 +12,13 @@ import openai
 import pytest
 
 from dialect_cases import CALLER, MODEL, SCENARIOS, FakeBackend, stream
+from naiad.dialects.anthropic.formatter import MessageFormatter
 from naiad.dialects.base import Call, Formatter, Parsed
 from naiad.dialects.kobold.errors import error_body as kobold_error
 from naiad.dialects.kobold.formatter import KoboldFormatter
 from naiad.dialects.kobold.queries import check_generation
 from naiad.dialects.kobold.requests import parse_stream, parse_whole
+from naiad.dialects.ollama.formatter import ChatFormatter as OllamaChat
 from naiad.dialects.openai.errors import error_body as openai_error
 from naiad.dialects.openai.formatter import ChatFormatter, Head, TextFormatter
 from naiad.dialects.openai.requests import parse_chat, parse_completion
@@ -49,6 +51,18 @@ each_parser = pytest.mark.parametrize("name", PARSERS)
 def parsed(name: str, **fields: Any) -> Parsed:
     parse, body = PARSERS[name]
     return parse({**body, **fields}, MODEL)
+
+
+def test_a_model_that_is_loading_first_is_told_in_every_dialect() -> None:
+    told = {name: make().loading(0.4249) for name, make in FORMATTERS.items()}
+    told["ollama"] = OllamaChat("tiny", "2026-01-02T03:04:05Z").loading(0.4249)
+    for name, data in told.items():
+        line = data.decode().strip().split("\n")[-1].removeprefix("data: ")
+        assert json.loads(line)["model_load"] == {"progress": 0.42}, name
+    # Before the message has begun, Anthropic's clients skip pings and nothing else.
+    assert (
+        MessageFormatter("tiny", "msg_1").loading(0.4) == b'event: ping\ndata: {"type":"ping"}\n\n'
+    )
 
 
 # -- fields -----------------------------------------------------------------------------------

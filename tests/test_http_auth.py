@@ -233,6 +233,7 @@ def test_the_real_route_table_starts_and_has_no_route_beside_it() -> None:
     declared = {operation.path for dialect in DIALECTS for operation in dialect.operations}
     routed = {route.path for route in router.routes if isinstance(route, Route)}
     files = {f"/ui/{name}" for name in STATIC if name != "index.html"}
-    assert routed == declared | files | {"/", "/health", "/v1/health", "/livez", "/readyz", "/ping"}
+    common = {"/", "/health", "/v1/health", "/livez", "/readyz", "/ping", "/docs", "/openapi.json"}
+    assert routed == declared | files | common
     assert all(isinstance(r.app, MethodSwitch) for r in router.routes if isinstance(r, Route))
     assert FAKE not in DIALECTS

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from typing import Any
 
 import pytest
+from starlette.types import ASGIApp
 
 from fakes import FAKE, FakeEngine, FakeStream, make_service, silent
 from http_client import LOCAL, Answer, Connection, ask, fake_app
@@ -264,6 +266,68 @@ async def test_a_loading_engine_says_when_to_retry() -> None:
     engine.state, engine.model = EngineState.STARTING, None
     answer = await ask(fake_app(engine), "POST", GENERATE, {"prompt": "hey"})
     assert (answer.status, answer.headers["retry-after"]) == (503, "2")
+
+
+def being_loaded(**config: Any) -> tuple[FakeEngine, ASGIApp]:
+    """An app whose model was unloaded, and is loaded when the test says so."""
+    engine = FakeEngine()
+    engine.after_load = EngineState.STARTING
+    engine.unload()
+    return engine, fake_app(engine, **config)
+
+
+async def first_and_last(wants_progress: bool) -> tuple[set[bytes], bytes]:
+    """What a stream says while the model is loaded for it, and at its end."""
+    engine, app = being_loaded(heartbeat_s=0.005)
+    connection = Connection(app, "POST", GENERATE)
+    body = {"prompt": "hey", "stream": True, "wants_progress": wants_progress}
+    connection.feed(json.dumps(body).encode())
+    has_begun = asyncio.Event()
+    take = connection.answer.take
+
+    async def telling(message: Any) -> None:
+        await take(message)
+        if message.get("body"):
+            has_begun.set()
+
+    connection.answer.take = telling  # type: ignore[method-assign]
+    task = asyncio.create_task(connection.run())
+    await engine.until(lambda: engine.state is EngineState.STARTING)
+    async with asyncio.timeout(10):
+        await has_begun.wait()
+    engine.become(EngineState.READY)
+    pieces = (await task).pieces
+    return set(pieces[: pieces.index(b"open 3\n")]), pieces[-1]
+
+
+async def test_loading_is_told_to_who_asks_and_kept_alive_for_all_others() -> None:
+    told, last = await first_and_last(True)
+    assert (b"load 0.50\n" in told, last) == (True, b"close stop -\n")
+    assert await first_and_last(False) == ({b"beat\n"}, b"close stop -\n")
+
+
+async def test_a_quick_load_keeps_the_status_of_a_refusal() -> None:
+    engine, app = being_loaded()
+    task = asyncio.create_task(ask(app, "POST", GENERATE, {"prompt": "refuse", "stream": True}))
+    await engine.until(lambda: engine.state is EngineState.STARTING)
+    engine.become(EngineState.READY)
+    assert (await task).status == 400
+
+
+async def test_a_refusal_behind_the_headers_is_the_last_event() -> None:
+    for state, code in (
+        (EngineState.READY, "invalid_request"),
+        (EngineState.UNLOADED, "engine_unavailable"),
+    ):
+        engine, app = being_loaded()
+        body = {"prompt": "refuse", "stream": True, "wants_progress": True}
+        task = asyncio.create_task(ask(app, "POST", GENERATE, body))
+        await engine.until(lambda engine=engine: engine.state is EngineState.STARTING)  # type: ignore[misc]
+        await asyncio.sleep(0)
+        engine.become(state)
+        answer = await task
+        assert (answer.status, answer.is_complete) == (200, True)
+        assert answer.pieces[-1] == f"close error {code}\n".encode()
 
 
 async def test_a_silent_stream_is_kept_alive() -> None:

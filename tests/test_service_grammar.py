@@ -56,7 +56,7 @@ async def grammar_of_the_job(
     model = msgspec.structs.replace(engine.status.model, chat_template=template)
     service = make_service(engine)
     monkeypatch.setattr(service, "_renderer", Rendered(rendered))
-    monkeypatch.setattr(service, "_ready_model", lambda: model)
+    monkeypatch.setattr(service, "_known_model", lambda: model)
     asked = msgspec.structs.replace(GRAMMAR)
     async with service.generate(request(grammar=asked, prompt=prompt), ALICE):
         return engine.streams[1].job.grammar

@@ -96,6 +96,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     responses_file: str | None = None  # of stored responses; None: in the user's data folder
     responses_most: int = 10_000  # stored responses; 0: none is kept
     responses_days: int = 30  # how long they are kept
+    max_per_key: int = 0  # requests of one key in progress or waiting; 0: no limit of its own
+    requests_per_minute: int = 0  # of one key; 0: no limit
+    idle_unload_s: float = 0.0  # 0: the model stays loaded
     heartbeat_s: float = 10.0
     stalled_s: float = 30.0  # a client that takes no byte of its stream for this long is gone
     max_connections_per_host: int = 256  # of one other machine; this one's own are not counted

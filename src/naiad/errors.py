@@ -129,6 +129,14 @@ class Overloaded(NaiadError):
     status = 503
 
 
+class RateLimited(NaiadError):
+    """One key asks for more than it may. Details: `retry_after` in seconds, `limit_requests`."""
+
+    code = "rate_limited"
+    status = 429
+    fault = "client"
+
+
 class EngineUnavailable(NaiadError):
     """No engine to run the request now: loading, restarting or given up. Detail: `retry_after`."""
 

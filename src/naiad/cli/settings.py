@@ -146,6 +146,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("responses_file", "File of stored responses (default: in the user's data folder)."),
     Setting("responses_most", "Responses that are stored; 0 for none.", 0, 10_000_000),
     Setting("responses_days", "Days that they are stored.", 1, 36_500),
+    Setting("max_per_key", "Requests one key may have in progress or waiting; 0: any.", 0, 1e6),
+    Setting("requests_per_minute", "Requests one key may send in a minute; 0: any.", 0, 1e6),
+    Setting("idle_unload_s", "Seconds without work until the model is unloaded; 0: never.", 0, 1e9),
     Setting("heartbeat_s", "Seconds of silence before a stream's heartbeat.", 0.1, 3_600),
     Setting("stalled_s", "Seconds without reading after which a client is gone.", 1, 86_400),
     Setting(

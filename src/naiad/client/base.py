@@ -6,6 +6,7 @@ process, a thread or a script.
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from dataclasses import dataclass
 from typing import Protocol
@@ -32,6 +33,7 @@ class EngineState(enum.StrEnum):
     STARTING = "starting"  # process starting or model loading, for the first time
     READY = "ready"
     RESTARTING = "restarting"  # died; a new worker is on its way
+    UNLOADED = "unloaded"  # no worker, no memory used; `load` brings the model back
     FAILED = "failed"  # given up: bad model, or too many deaths
     STOPPED = "stopped"  # closed on purpose
 
@@ -116,7 +118,7 @@ class TokenStream(Protocol):
 
 
 class EngineClient(Protocol):
-    """Five verbs and a status."""
+    """A few verbs and a status."""
 
     @property
     def status(self) -> EngineStatus: ...
@@ -156,6 +158,19 @@ class EngineClient(Protocol):
 
         Raises ContextExceeded, InvalidRequest, Unsupported, EngineUnavailable.
         """
+        ...
+
+    def unload(self) -> None:
+        """End the worker of a ready engine, which frees the model's memory; streams end with an
+        error. In any other state nothing is done. Never waits; the state is UNLOADED at once."""
+        ...
+
+    def load(self) -> None:
+        """Start a worker again after `unload`; in any other state nothing is done. Never waits."""
+        ...
+
+    def next_change(self) -> asyncio.Event:
+        """Set when state or load progress next change. Take it first, then look at the status."""
         ...
 
     async def close(self) -> None:

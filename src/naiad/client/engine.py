@@ -66,12 +66,16 @@ class SocketEngine:
         self._link: Link | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+        self._wanted = asyncio.Event()  # cleared while the model is unloaded
+        self._wanted.set()
         self._changed = asyncio.Event()
         self._state = EngineState.STARTING
         self._reason = "the model is loading"
         self._failure: NaiadError | None = None
         self._retry_after = 1
         self._epoch = 0
+        self._n_reloads = 0
+        self._patience: asyncio.TimerHandle | None = None  # with a worker that was told to end
         self._model: ModelInfo | None = None  # the last that was ready, kept through restarts
 
     # --- the five verbs and the status
@@ -83,8 +87,8 @@ class SocketEngine:
         return EngineStatus(
             state=self._state,
             reason=self._reason,
-            progress=link.progress if link else 0.0,
-            restarts=max(0, self._epoch - 1),
+            progress=link.progress if link and not link.is_ending else 0.0,
+            restarts=max(0, self._epoch - 1 - self._n_reloads),
             integrity_violations=self._table.violations,
             model=self._model,
         )
@@ -172,10 +176,34 @@ class SocketEngine:
         """See EngineClient.embed."""
         return await self._require_ready().embed(prompt)
 
+    def unload(self) -> None:
+        """See EngineClient.unload; a worker that does not end within 4 s is killed."""
+        if self._state is not EngineState.READY or self._link is None:
+            return
+        self._wanted.clear()
+        self._set_state(EngineState.UNLOADED, "the model was unloaded; a request loads it again")
+        self._fail_streams(EngineUnavailable, "the model was unloaded")
+        self._link.shut_down()
+        self._patience = asyncio.get_running_loop().call_later(CLOSE_S, self._link.kill)
+
+    def load(self) -> None:
+        """See EngineClient.load."""
+        if self._state is not EngineState.UNLOADED:
+            return
+        self._failure = None
+        self._n_reloads += 1
+        self._set_state(EngineState.STARTING, "the model is loading")
+        self._wanted.set()
+
+    def next_change(self) -> asyncio.Event:
+        """See EngineClient.next_change."""
+        return self._changed
+
     async def close(self) -> None:
         """End every stream with an error and stop the worker: politely, and after 4 s by force."""
         if not self._closing.is_set():
             self._closing.set()
+            self._wanted.set()
             self._set_state(EngineState.STOPPED, "the server is shutting down")
             self._fail_streams(EngineUnavailable, "the server is shutting down")
             if self._link is not None:
@@ -193,6 +221,7 @@ class SocketEngine:
             delay = 0.0
             while delay < math.inf and not await self._closes_within(delay):
                 delay = self._after(await self._run_worker())
+                await self._wanted.wait()
         except Exception as error:
             logger.exception("the supervisor failed")
             self._give_up(EngineUnavailable(f"the engine cannot be supervised: {error}"))
@@ -213,8 +242,13 @@ class SocketEngine:
 
     def _after(self, death: Death) -> float:
         """What follows a death: the delay before the next worker, infinite for none."""
+        if self._patience is not None:
+            self._patience.cancel()
         if self._closing.is_set():
             return math.inf
+        if self._link is not None and self._link.is_ending:
+            logger.info("the model was unloaded; worker %d ended (%s)", self._epoch, death.how)
+            return 0
         failure = death.load_failure
         if self._config.extra_buffers is not False and _is_fast_path_fault(death):
             self._config = msgspec.structs.replace(self._config, extra_buffers=False)
@@ -226,9 +260,19 @@ class SocketEngine:
             self._set_state(EngineState.RESTARTING, "starting again without the fast path")
             return 0
         if failure is not None:
-            self._give_up(ModelFileError(failure.message))
-            return math.inf
+            return self._cannot_load(ModelFileError(failure.message))
         return self._restart_delay(death)
+
+    def _cannot_load(self, failure: ModelFileError) -> float:
+        """The first load decides; a later one may fail only for now (memory, a lost disk)."""
+        if self._state is EngineState.STARTING and self._model is not None:
+            logger.error("the model cannot be loaded again: %s", failure.message)
+            self._failure = failure
+            self._wanted.clear()
+            self._set_state(EngineState.UNLOADED, f"it could not be loaded: {failure.message}")
+            return 0
+        self._give_up(failure)
+        return math.inf
 
     def _restart_delay(self, death: Death) -> float:
         delay = self._policy.died(time.monotonic(), death.ready_at)
@@ -270,10 +314,15 @@ class SocketEngine:
             self._model = self._link.model
             self._retry_after = 1
             self._set_state(EngineState.READY, "")
+        else:
+            self._tell()
 
     def _set_state(self, state: EngineState, reason: str) -> None:
         self._state = state
         self._reason = reason
+        self._tell()
+
+    def _tell(self) -> None:
         self._changed.set()  # wakes those who wait now
         self._changed = asyncio.Event()
 

@@ -114,6 +114,11 @@ class Link:
     def is_lost(self) -> bool:
         return self._lost.done()
 
+    @property
+    def is_ending(self) -> bool:
+        """It was told to end."""
+        return self._is_shutting_down
+
     async def run(self, config: EngineConfig, launch: Launch) -> Death:
         """Start the worker, serve it until its socket ends, and reap it."""
         try:

@@ -21,6 +21,7 @@ from naiad.types import (
     ModelInfo,
     Progress,
     ReasoningDelta,
+    Residency,
     Running,
     SavedStory,
     SharedTurn,
@@ -50,9 +51,10 @@ class Media(enum.StrEnum):
 class Formatter(Protocol):
     """Turns one stream's events into bytes on the wire. One instance per request; keeps its place.
 
-    The endpoint calls open once, progress any number of times if the request wants it, then delta,
-    reasoning and tool_call any number of times, close once. Bytes may be empty. Derive from this
-    class to inherit what a dialect without reasoning and tools need not write.
+    The endpoint calls open once (before it perhaps loading and heartbeat), progress any number of
+    times if the request wants it, then delta, reasoning and tool_call any number of times, close
+    once. Bytes may be empty. Derive from this class to inherit what a dialect without reasoning and
+    tools need not write.
     """
 
     media: Media  # of the streamed form
@@ -62,6 +64,11 @@ class Formatter(Protocol):
     def progress(self, progress: Progress) -> bytes:
         """How far a request is that has no text yet."""
         ...
+
+    def loading(self, loaded: float) -> bytes:  # noqa: ARG002 - the default
+        """How much of the model is loaded, 0 to 1. Comes before `open`, any number of times, if the
+        request wants progress and the model has to be loaded first."""
+        return self.heartbeat()
 
     def delta(self, delta: TextDelta) -> bytes: ...
 
@@ -120,10 +127,24 @@ class Parsed:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelWish:
+    """That the model be in memory: for keep_alive_s seconds, math.inf for ever, 0 or less for no
+    longer, None for as long as the server keeps it anyhow. model: as sent, None for the only one.
+    """
+
+    model: str | None
+    keep_alive_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Immediate:
-    """A body that asks for no generation: its answer is known at once (JSON value)."""
+    """A body that asks for no generation: its answer is known at once (JSON value).
+
+    wish: what has to be done with the model before the answer is sent.
+    """
 
     value: Any
+    wish: ModelWish | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +255,11 @@ class Backend(Protocol):
     @property
     def stories(self) -> Stories: ...
 
+    @property
+    def residency(self) -> Residency:
+        """Whether the model is in memory now, and for how long."""
+        ...
+
     async def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
     ) -> list[int]: ...
@@ -326,7 +352,10 @@ Handle = Callable[[Backend, Call], Awaitable[Any]]
 class Operation:
     """One route of a dialect: exactly one of `parse` or `plan` (a generation), `handle` (a query).
 
-    is_long: the query may take long, so it ends when its client hangs up.
+    The first sentence of its docstring tells people what it does. is_long: the query may take long,
+    so it ends when its client hangs up. has_body: False if a body, of whatever kind, is not even
+    read. example: a body that it takes, for people and for the reference; needed where the usual
+    fields are not enough.
     """
 
     method: str
@@ -336,6 +365,8 @@ class Operation:
     plan: Plan | None = None
     handle: Handle | None = None
     is_long: bool = False
+    example: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    has_body: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,12 +39,14 @@ class Fields:
         path: put before the names of fields in messages, e.g. "stream_options.".
     """
 
-    __slots__ = ("_body", "_path", "_seen")
+    __slots__ = ("_body", "_note", "_path", "_seen")
 
     def __init__(self, body: Mapping[str, Any], path: str = "") -> None:
         self._body = body
         self._path = path
         self._seen: set[str] = set()
+        # Bodies from which the reference is made want to know what they were asked for.
+        self._note: Callable[..., None] | None = getattr(body, "note", None)
 
     def find(self, *names: str) -> tuple[str, Any]:
         """The first of these names that is present, and its value; (first name, None) if none is.
@@ -52,6 +54,8 @@ class Fields:
         All of them count as read.
         """
         self._seen.update(names)
+        if self._note is not None:
+            self._note(self._path, names)
         for name in names:
             value = self._body.get(name)
             if value is not None:
@@ -65,11 +69,15 @@ class Fields:
     def get(self, read: Reader[T], *names: str) -> T | None:
         """The value under the first of these names that is present, or None."""
         name, value = self.find(*names)
+        if self._note is not None:
+            self._note(self._path, names, is_one=True)
         return None if value is None else read(name, value)
 
     def need(self, read: Reader[T], *names: str) -> T:
         """As get, but the field must be there."""
         name, value = self.find(*names)
+        if self._note is not None:
+            self._note(self._path, names, is_one=True, is_needed=True)
         if value is None:
             raise InvalidRequest(f"'{name}' is missing.", param=name)
         return read(name, value)

@@ -7,6 +7,14 @@ from typing import Any
 from naiad.types import Progress
 
 
+def loading_of(loaded: float) -> dict[str, Any]:
+    """`model_load` while the model is being loaded for the request: LM Studio's name.
+
+    loaded: the share that is loaded, 0 to 1; sent with two decimals.
+    """
+    return {"model_load": {"progress": round(loaded, 2)}}
+
+
 def progress_of(progress: Progress) -> dict[str, Any]:
     """`queue` while the request waits, `prompt_progress` once its prompt is in work.
 

@@ -16,6 +16,7 @@ from naiad.http.endpoint import GenerationEndpoint, House, QueryEndpoint
 from naiad.http.exchange import Exchange
 from naiad.http.origin import OriginGuard, check_origins, host_rule
 from naiad.http.pages import PAGES, Page
+from naiad.http.reference import reference_pages
 from naiad.service.service import Service
 
 ForPath = Callable[[str], Dialect]
@@ -42,7 +43,7 @@ def build_app(
         ignored=set(),
     )
     table: Table = {}
-    for path, (access, show) in PAGES.items():
+    for path, (access, show) in {**PAGES, **reference_pages(dialects)}.items():
         _add(table, "GET", path, access, Page(service, for_path(path), show))
     for dialect in dialects:
         for operation in dialect.operations:

@@ -7,6 +7,8 @@ changes: who asks, what is asked, the engine's yes, then headers, then text.
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from naiad.dialects.base import (
     Call,
     Dialect,
+    Formatter,
     Handle,
     Immediate,
     ManyFormatter,
@@ -24,15 +27,16 @@ from naiad.dialects.base import (
     Parsed,
     Raw,
 )
-from naiad.errors import EngineFailed
+from naiad.errors import EngineFailed, NaiadError
 from naiad.http.auth import Door
 from naiad.http.body import read_object
 from naiad.http.exchange import Exchange, answering_errors
 from naiad.http.many import failure, send_many, stream_many, told
 from naiad.http.watch import ClientWatch, Line, Relayed
 from naiad.service.generate import Generation
+from naiad.service.models import Tell
 from naiad.service.service import Service
-from naiad.types import Caller, Finished, FinishReason, TextDelta
+from naiad.types import Caller, Finished, FinishReason, TextDelta, Usage
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +76,13 @@ class GenerationEndpoint:
             caller = self._house.door.admit(scope, self._access)
             body = {}
             if scope["method"] not in {"GET", "HEAD"}:
-                self._house.service.check_room()  # cheaper than reading what would be refused
+                self._house.service.check_room(caller)  # cheaper than reading what would be refused
                 body = await read_object(scope, receive, self._house.max_body_bytes)
             parsed = await self._read(body, scope, caller)
             if isinstance(parsed, Immediate):
+                if parsed.wish is not None:
+                    wish = parsed.wish
+                    await self._house.service.load(wish.model, wish.keep_alive_s, caller)
                 await exchange.answer_json(parsed.value)
             elif isinstance(parsed, Ongoing):
                 await self._relay(exchange, parsed)
@@ -105,9 +112,11 @@ class GenerationEndpoint:
         if parsed.others:
             await self._run_many(exchange, line, parsed, caller)
             return
+        tell = _loading_teller(parsed, line) if parsed.request.stream else None
         async with (
             ClientWatch(exchange, line, self._house.heartbeat_s, self._house.stalled_s),
-            self._house.service.generate(parsed.request, caller) as generation,
+            _ending(line, parsed.formatter),
+            self._house.service.generate(parsed.request, caller, tell) as generation,
         ):
             if parsed.request.stream:
                 await _stream(generation, parsed, line)
@@ -146,6 +155,7 @@ class QueryEndpoint:
         self._dialect = dialect
         self._access = operation.access
         self._is_long = operation.is_long
+        self._has_body = operation.has_body
         self._handle = handle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -167,9 +177,36 @@ class QueryEndpoint:
             return await self._handle(self._house.service, call)
 
     async def _body(self, scope: Scope, receive: Receive) -> dict[str, Any]:
-        if scope["method"] in {"GET", "HEAD", "DELETE"}:
+        if scope["method"] in {"GET", "HEAD", "DELETE"} or not self._has_body:
             return {}
         return await read_object(scope, receive, self._house.max_body_bytes)
+
+
+def _loading_teller(parsed: Parsed, line: Line) -> Tell:
+    """Tells a client that the model is being loaded for its request.
+
+    One that asked for progress gets it, and so its headers, at once. For others the headers wait
+    for the first heartbeat: a refusal that comes before it still has a status of its own.
+    """
+
+    async def tell(loaded: float) -> None:
+        line.may_begin = True
+        if parsed.request.wants_progress:
+            await line.begin()
+            await line.write(parsed.formatter.loading(loaded))
+
+    return tell
+
+
+@asynccontextmanager
+async def _ending(line: Line, formatter: Formatter) -> AsyncIterator[None]:
+    """A refusal after the headers (the model had to be loaded first) is the stream's last event."""
+    try:
+        yield
+    except NaiadError as error:
+        if not line.is_open:
+            raise
+        await line.end(formatter.close(Finished(FinishReason.ERROR, Usage(), error=error)))
 
 
 async def _stream(generation: Generation, parsed: Parsed, line: Line) -> None:

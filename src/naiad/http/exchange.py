@@ -118,6 +118,8 @@ def error_headers(error: NaiadError, status: int) -> HeaderList:
     headers: HeaderList = []
     if "retry_after" in error.details:
         headers.append((b"retry-after", str(error.details["retry_after"]).encode()))
+    if "limit_requests" in error.details:
+        headers += _rate_headers(error)
     if status in {503, 529}:
         headers.append((b"x-should-retry", b"true"))
     if status == 401:
@@ -127,3 +129,15 @@ def error_headers(error: NaiadError, status: int) -> HeaderList:
     if status in {408, 431}:
         headers.append((b"connection", b"close"))
     return headers
+
+
+def _rate_headers(error: NaiadError) -> HeaderList:
+    """OpenAI's names for a limit that is used up."""
+    figures = {
+        "limit": str(error.details["limit_requests"]),
+        "remaining": "0",
+        "reset": f"{error.details['retry_after']}s",
+    }
+    return [
+        (f"x-ratelimit-{name}-requests".encode(), value.encode()) for name, value in figures.items()
+    ]

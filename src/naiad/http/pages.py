@@ -86,6 +86,7 @@ _FRONT = f"""naiad {__version__}: a local language model server.
   Ollama API    /api/chat, /api/generate, /api/tags
   Anthropic     /v1/messages, /v1/messages/count_tokens
   llama-server  /completion, /infill, /tokenize, /apply-template, /props, /slots, /metrics
+  Reference     /docs (in a browser), /openapi.json
   Health        /health, /livez, /readyz
 
 Point a client's base URL at /v1 (OpenAI) or at / (all others).

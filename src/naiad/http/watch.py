@@ -38,7 +38,10 @@ class Relayed:
 class Line:
     """A streamed response. Every write is on its way to the client when it returns."""
 
-    __slots__ = ("_exchange", "_formatter", "_send", "_time", "is_busy", "is_open", "last_write")
+    __slots__ = (
+        "_exchange", "_formatter", "_send", "_time",
+        "is_busy", "is_open", "last_write", "may_begin",
+    )  # fmt: skip
 
     def __init__(self, exchange: Exchange, formatter: Speaks | None = None) -> None:
         """formatter: None for an answer that will not be streamed."""
@@ -48,13 +51,15 @@ class Line:
         self._time = asyncio.get_running_loop().time
         self.is_open = False  # headers sent, end not sent
         self.is_busy = False  # waiting for the client to read
+        self.may_begin = False  # the first heartbeat may bring the headers
         self.last_write = self._time()
 
     async def begin(self) -> None:
-        """Send the headers."""
+        """Send the headers, unless they are out."""
         assert self._formatter is not None
-        await self._exchange.begin_stream(self._formatter.media)
-        self.is_open = True
+        if not self._exchange.has_begun:
+            await self._exchange.begin_stream(self._formatter.media)
+            self.is_open = True
 
     async def write(self, data: bytes) -> None:
         """Send an event. Waits while the client is slow, so that nothing piles up here."""
@@ -74,8 +79,9 @@ class Line:
         self.is_busy = False
 
     async def beat(self) -> None:
-        """Send a heartbeat."""
+        """Send a heartbeat, and before the first event the headers."""
         if self._formatter is not None:
+            await self.begin()
             await self.write(self._formatter.heartbeat())
 
 
@@ -147,7 +153,8 @@ class ClientWatch:
 
     def _is_due(self, silent_s: float) -> bool:
         line = self._line
-        return line.is_open and not line.is_busy and silent_s >= self._heartbeat_s
+        can_write = line.is_open or line.may_begin
+        return can_write and not line.is_busy and silent_s >= self._heartbeat_s
 
     async def _beat(self) -> bool:
         try:

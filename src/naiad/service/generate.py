@@ -44,6 +44,7 @@ class Generation:
     __slots__ = (
         "_abort",
         "_alignment",
+        "_answer_ids",
         "_began",
         "_channel_alignment",
         "_channels",
@@ -59,6 +60,7 @@ class Generation:
         "_n_unstopped",
         "_place",
         "_prompt_began",
+        "_prompt_ids",
         "_settled",
         "_stream",
         "_text",
@@ -79,6 +81,7 @@ class Generation:
         has_logprobs: bool = False,
         echo: str = "",
         n_unstopped: int = 0,
+        prompt_ids: tuple[int, ...] | None = None,
     ) -> None:
         """n_unstopped: tokens within which no stop string ends it."""
         self.started = Started(n_prompt=stream.n_prompt, echo=echo)
@@ -94,6 +97,8 @@ class Generation:
         self._settled: deque[CallEvent] = deque()  # events of the channels, not yet handed out
         self._entry = entry
         self._place = place
+        self._prompt_ids = prompt_ids  # None: nobody wants to know the tokens
+        self._answer_ids: list[int] = []
         self._abort = abort
         self._end: Finished | None = None  # known, not yet handed out
         self._is_over = False
@@ -194,6 +199,8 @@ class Generation:
         n_tokens = len(batch.tokens)
         self._n_tokens += n_tokens
         self._n_held += n_tokens
+        if self._prompt_ids is not None:
+            self._answer_ids += batch.tokens
         if batch.n_cached:
             self._n_cached = batch.n_cached
         text, stop = self._text.feed(batch.data, may_stop=self._n_tokens > self._n_unstopped)
@@ -225,7 +232,12 @@ class Generation:
         self, reason: FinishReason, stop: str | None = None, error: NaiadError | None = None
     ) -> None:
         self._end = self.finished = Finished(
-            reason, self._usage(), stop, error, timings=Timings(*self.seconds)
+            reason,
+            self._usage(),
+            stop,
+            error,
+            context=(*self._prompt_ids, *self._answer_ids) if self._prompt_ids else (),
+            timings=Timings(*self.seconds),
         )
         self._entry.is_finished = True
 

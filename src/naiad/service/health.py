@@ -13,6 +13,7 @@ from naiad.types import EngineSettings
 _WORDS = {
     EngineState.STARTING: "loading",
     EngineState.READY: "ok",
+    EngineState.UNLOADED: "unloaded",
     EngineState.RESTARTING: "restarting",
     EngineState.FAILED: "failed",
     EngineState.STOPPED: "failed",
@@ -20,8 +21,8 @@ _WORDS = {
 
 
 def is_ready(status: EngineStatus) -> bool:
-    """True when a request sent now would be run."""
-    return status.state is EngineState.READY
+    """True when a request sent now would be run; an unloaded model is loaded for it."""
+    return status.state in {EngineState.READY, EngineState.UNLOADED}
 
 
 def report(status: EngineStatus, n_in_flight: int) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def report(status: EngineStatus, n_in_flight: int) -> dict[str, Any]:
         "live": True,
         "ready": ready,
         "reason": status.reason,
-        "progress": 1.0 if ready else status.progress,
+        "progress": 1.0 if status.state is EngineState.READY else status.progress,
         "model": model.name if model else None,
         "engine": msgspec.to_builtins(model.engine if model else EngineSettings()),
         "restarts": status.restarts,

@@ -6,24 +6,24 @@ the context is entered; leaving the context, by whatever way, ends the engine's 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
 
-import msgspec
-
-from naiad.chat.budget import limit_for
-from naiad.chat.channels import Channels, can_reason, channels_for, marks_of, reasoning_of
-from naiad.chat.tools import forced_call
-from naiad.client.base import EngineClient, EngineState, EngineStatus, Job
+from naiad.chat.channels import can_reason
+from naiad.client.base import EngineClient, EngineState, EngineStatus
 from naiad.config import Config
-from naiad.errors import AdminRequired, EngineUnavailable, ModelNotFound, Unsupported
+from naiad.errors import AdminRequired, EngineUnavailable, ModelNotFound
 from naiad.service import health
 from naiad.service.admission import Admission, tokens_in
 from naiad.service.apart import Apart, Work
-from naiad.service.controls import Controls, may_be_control
+from naiad.service.controls import Controls
 from naiad.service.documents import Documents
 from naiad.service.generate import Generation
+from naiad.service.jobs import Asked, check_thinking
+from naiad.service.limits import KeyLimits
+from naiad.service.models import Models, Tell
 from naiad.service.perf import Perf
 from naiad.service.registry import Registry
 from naiad.service.stories import Stories
@@ -32,10 +32,10 @@ from naiad.types import (
     ChatPrompt,
     EmbeddedText,
     GenerateRequest,
-    Grammar,
     ModelInfo,
     Progress,
     Prompt,
+    Residency,
     Running,
     StreamEvent,
     TextPrompt,
@@ -73,7 +73,9 @@ class Service:
         self._config = config
         self._renderer = renderer
         self._is_installed = is_installed
+        self._models = Models(engine, config.idle_unload_s or math.inf)
         self._admission = Admission(config.max_queue, config.max_queue_tokens)
+        self._limits = KeyLimits(config.max_per_key, config.requests_per_minute)
         self._registry = Registry()
         self._controls = Controls(engine)
         self._perf = Perf()
@@ -85,10 +87,12 @@ class Service:
         """Start the helpers and the engine; returns before the model is loaded."""
         await self._renderer.start()
         await self._engine.start()
+        self._models.start_counting()
 
     async def close(self) -> None:
         """End every stream with an error, stop the engine and the helpers. Safe to call twice."""
         await self._apart.close()
+        self._models.close()
         await self._engine.close()
         await self._renderer.close()
         await self._documents.close()
@@ -109,7 +113,7 @@ class Service:
 
     @property
     def model(self) -> ModelInfo:
-        """The loaded model. Raises EngineUnavailable while there is none."""
+        """The model, loaded or not. Raises EngineUnavailable until it was loaded once."""
         status = self._engine.status
         if status.model is None:
             raise _unavailable(status)
@@ -120,66 +124,77 @@ class Service:
         """True when callers need a key."""
         return self._config.api_key is not None
 
-    def check_room(self) -> None:
-        """Raises Overloaded when no generation can come in, not even with a prompt of one token."""
+    @property
+    def residency(self) -> Residency:
+        """Whether the model is in memory now, and for how long."""
+        return self._models.residency
+
+    async def load(self, name: str | None, keep_alive_s: float | None, caller: Caller) -> None:
+        """Load the model, or unload it when keep_alive_s is 0 or less and nobody uses it.
+
+        name, keep_alive_s: as in GenerateRequest. Raises ModelNotFound, EngineUnavailable, and
+        AdminRequired for a wish to unload, which concerns everybody.
+        """
+        self._check_name(name, self._known_model())
+        if keep_alive_s is None or keep_alive_s > 0:
+            with self._models.hold(_kept(keep_alive_s, caller)):
+                await self._models.ready()
+            return
+        if not caller.is_admin:
+            raise AdminRequired(
+                "Only the administrator may unload the model: others may be using it.",
+                param="keep_alive",
+            )
+        with self._models.hold(keep_alive_s):
+            pass
+
+    def check_room(self, caller: Caller) -> None:
+        """Raises Overloaded when no generation can come in, not even with a prompt of one token,
+        and RateLimited when none of this caller can."""
+        self._limits.check(caller)
         self._admission.check(self._parallel(self._engine.status.model), 1)
 
     @asynccontextmanager
-    async def generate(self, request: GenerateRequest, caller: Caller) -> AsyncIterator[Generation]:
+    async def generate(
+        self, request: GenerateRequest, caller: Caller, tell: Tell | None = None
+    ) -> AsyncIterator[Generation]:
         """Run a request; the context yields its Generation once the engine has accepted it.
 
-        Raises, while it is entered: ModelNotFound, EngineUnavailable, AdminRequired, Overloaded,
-        and what the template or the engine refuses (InvalidRequest, ContextExceeded, ...).
+        tell: awaited with how much of the model is loaded (0 to 1), each time that this changes,
+            if it has to be loaded for this request.
+
+        Raises, while it is entered: ModelNotFound, EngineUnavailable, AdminRequired, RateLimited,
+        Overloaded, and what template or engine refuse (InvalidRequest, ContextExceeded, ...).
         """
-        model = self._ready_model()
+        model = self._known_model()
         self._check_name(request.model, model)
         _check_priority(request.priority, caller)
         with (
+            self._limits.enter(caller),
+            self._models.hold(_kept(request.keep_alive_s, caller)),
             self._admission.admit(self._parallel(model), tokens_in(request.prompt)) as place,
             self._registry.enter(caller, request.handle) as entry,
         ):
-            _check_thinking(request.prompt, model)
+            check_thinking(request.prompt, model)
             prompt = await self._prompt(request.prompt, model)
-            grammar = _behind_reasoning(request, prompt, model)
-            marks = _marks(request.prompt, model)
-            # A stop string that is a control token has to show to be found; it never gets further.
-            stops = [stop for stop in request.stop if may_be_control(stop)]
-            shown = await self._controls.ids([*marks, *stops], model)
-            job = Job(
-                prompt=prompt,
-                max_tokens=request.max_tokens,
-                sampling=request.sampling,
-                namespace="" if self._config.share_cache else caller.namespace,
-                priority=request.priority,
-                caller=caller.identity,
-                wants_progress=request.wants_progress,
-                grammar=grammar,
-                reasoning=limit_for(
-                    request.thinking_budget,
-                    request.prompt,
-                    model.chat_template,
-                    prompt,
-                    has_grammar=grammar is not None,
-                ),
-                is_deterministic=request.is_deterministic,
-                shift_at_limit=request.shift_at_limit,
-                trim=request.trim if isinstance(request.prompt, TextPrompt) else None,
-                shown=None if request.shows_controls else tuple(shown.values()),
-            )
+            await self._models.ready(tell)
+            asked = await Asked.make(request, prompt, model, self._controls)
+            namespace = "" if self._config.share_cache else caller.namespace
+            job = asked.job(await self._behind(request.context, prompt, model), namespace, caller)
             stream = await self._engine.submit(job)
             place.counted(stream.n_prompt)
-            channels = _channels(request.prompt, prompt, model, shown.keys() & set(marks))
             generation = Generation(
                 stream,
                 request.stop,
                 entry,
                 place,
                 self._engine.abort,
-                channels,
+                asked.channels(),
                 keeps_stop=request.keeps_stop,
                 has_logprobs=request.sampling.n_logprobs >= 0,
                 echo=await self._text_of(prompt) if request.has_echo else "",
                 n_unstopped=request.sampling.min_tokens,
+                prompt_ids=await self._ids_of(job.prompt) if request.wants_context else None,
             )
             entry.running = lambda: Running(request, generation.usage)
             try:
@@ -206,13 +221,17 @@ class Service:
         self, text: str, *, add_special: bool = True, parse_special: bool = True
     ) -> list[int]:
         """Token ids of a text."""
-        return await self._engine.tokenize(
-            text, add_special=add_special, parse_special=parse_special
-        )
+        with self._models.hold():
+            await self._models.ready()
+            return await self._engine.tokenize(
+                text, add_special=add_special, parse_special=parse_special
+            )
 
     async def detokenize(self, ids: list[int], *, special: bool = True) -> str:
         """The text of token ids; bytes that are no UTF-8 become U+FFFD."""
-        data = await self._engine.detokenize(ids, special=special)
+        with self._models.hold():
+            await self._models.ready()
+            data = await self._engine.detokenize(ids, special=special)
         return data.decode("utf-8", errors="replace")
 
     @property
@@ -247,8 +266,10 @@ class Service:
 
         Raises ModelNotFound, EngineUnavailable, and what the engine refuses of any of them.
         """
-        self._check_name(model, self._ready_model())
-        return [await self._engine.embed(one) for one in inputs]
+        self._check_name(model, self._known_model())
+        with self._models.hold():
+            await self._models.ready()
+            return [await self._engine.embed(one) for one in inputs]
 
     @property
     def has_reasoning(self) -> bool:
@@ -281,7 +302,9 @@ class Service:
 
     async def pieces(self, ids: Sequence[int]) -> list[bytes]:
         """The bytes of each token id, control tokens as text."""
-        known = {one: await self._engine.detokenize([one]) for one in dict.fromkeys(ids)}
+        with self._models.hold():
+            await self._models.ready()
+            known = {one: await self._engine.detokenize([one]) for one in dict.fromkeys(ids)}
         return [known[one] for one in ids]
 
     def perf(self) -> Mapping[str, Any]:
@@ -289,8 +312,9 @@ class Service:
         n_queued = self._admission.n_queued(self._parallel(self._engine.status.model))
         return self._perf.snapshot(self._admission.n_in_flight, n_queued)
 
-    def _ready_model(self) -> ModelInfo:
-        if self._engine.status.state is not EngineState.READY:
+    def _known_model(self) -> ModelInfo:
+        """The model, if it is loaded or can be. Raises EngineUnavailable."""
+        if self._engine.status.state not in _CAN_RUN:
             raise _unavailable(self._engine.status)
         return self.model
 
@@ -317,12 +341,31 @@ class Service:
             return await self._renderer.render(model.chat_template, prompt, model)
         return prompt.ids
 
+    async def _behind(
+        self, context: tuple[int, ...], prompt: str | tuple[int, ...], model: ModelInfo
+    ) -> str | tuple[int, ...]:
+        """The prompt behind the tokens of an earlier exchange."""
+        if not context:
+            return prompt
+        if not isinstance(prompt, str):
+            return (*context, *prompt)
+        text = prompt.removeprefix(model.bos_token)  # the context begins with one
+        return (*context, *await self._engine.tokenize(text, add_special=False))
+
+    async def _ids_of(self, prompt: str | tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(await self._engine.tokenize(prompt)) if isinstance(prompt, str) else prompt
+
     def _parallel(self, model: ModelInfo | None) -> int:
         known = model.engine.parallel if model is not None else 0
         return known or self._config.engine.parallel
 
     def _record(self, generation: Generation, seed: int) -> None:
         self._perf.record(generation.outcome(), seed, *generation.seconds)
+
+
+def _kept(keep_alive_s: float | None, caller: Caller) -> float | None:
+    """How long the model stays concerns everybody, so only an administrator's wish counts."""
+    return keep_alive_s if caller.is_admin else None
 
 
 def _check_priority(priority: int, caller: Caller) -> None:
@@ -334,52 +377,15 @@ def _check_priority(priority: int, caller: Caller) -> None:
         )
 
 
-def _check_thinking(prompt: Prompt, model: ModelInfo) -> None:
-    wants = isinstance(prompt, ChatPrompt) and prompt.thinking is True
-    if wants and not can_reason(model.chat_template):
-        raise Unsupported(
-            f"{model.name!r} does not support thinking: its chat template shows no reasoning.",
-            param="think",
-        )
-
-
-def _marks(prompt: Prompt, model: ModelInfo) -> tuple[str, ...]:
-    return marks_of(prompt, model.chat_template) if isinstance(prompt, ChatPrompt) else ()
-
-
-def _channels(
-    prompt: Prompt,
-    rendered: str | tuple[int, ...],
-    model: ModelInfo,
-    controls: Collection[str],
-) -> Channels | None:
-    if not isinstance(prompt, ChatPrompt) or not isinstance(rendered, str):
-        return None
-    return channels_for(prompt, model.chat_template, rendered, controls)
-
-
-def _behind_reasoning(
-    request: GenerateRequest, rendered: str | tuple[int, ...], model: ModelInfo
-) -> Grammar | None:
-    """The request's grammar; where the model reasons first, it holds for what follows that."""
-    grammar, prompt = request.grammar, request.prompt
-    if isinstance(prompt, ChatPrompt):
-        grammar = forced_call(prompt) or grammar
-    if grammar is None or not isinstance(prompt, ChatPrompt) or not isinstance(rendered, str):
-        return grammar
-    tags, is_inside = reasoning_of(prompt, model.chat_template, rendered)
-    if tags is None:
-        return grammar
-    opening = None if is_inside else tags.opening
-    return msgspec.structs.replace(grammar, after=tags.closing, opening=opening)
-
-
 def _unavailable(status: EngineStatus) -> EngineUnavailable:
     message, retry_after = _WHY_NOT.get(status.state, _WHY_NOT[EngineState.STARTING])
     return EngineUnavailable(
         message.format(percent=round(100 * status.progress)), retry_after=retry_after
     )
 
+
+#: A model that is being loaded is waited for, if it is known from an earlier time.
+_CAN_RUN = {EngineState.READY, EngineState.UNLOADED, EngineState.STARTING}
 
 #: What to tell a client, and after how many seconds it may try again.
 _WHY_NOT = {

@@ -2,7 +2,8 @@
 
 However the bytes are cut, the text is what `bytes.decode("utf-8", "replace")` makes of the whole.
 An unfinished character (at most 3 bytes) waits for its rest; bytes that can no longer become one
-are U+FFFD at once.
+are U+FFFD at once. One that is unfinished at the end is left out: a limit on tokens has cut it, and
+U+FFFD would look like damage.
 """
 
 from __future__ import annotations
@@ -23,7 +24,3 @@ class Assembler:
     def feed(self, data: bytes) -> str:
         """The text that these bytes complete; "" when they only begin a character."""
         return self._decode(data)
-
-    def finish(self) -> str:
-        """What is left at the end: U+FFFD for an unfinished character, else ""."""
-        return self._decode(b"", True)

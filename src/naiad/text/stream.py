@@ -39,9 +39,5 @@ class StreamText:
         return self._matcher.feed(text)
 
     def finish(self) -> str:
-        """Everything still held back, for the end of a stream that no stop has ended."""
-        text = self._assembler.finish()
-        if self._matcher is None:
-            return text
-        released, matched = self._matcher.feed(text)
-        return released if matched is not None else released + self._matcher.finish()
+        """Every character still held back, for the end of a stream that no stop has ended."""
+        return "" if self._matcher is None else self._matcher.finish()

@@ -30,6 +30,18 @@ from naiad.types import (
 
 _PING = sse(b'{"type":"ping"}', "ping")
 
+#: What a message and its usage must have by their schemas, and which has no meaning here.
+_NO_DETAILS = {"stop_details": None, "container": None}
+_NO_USAGE = dict.fromkeys(
+    (
+        "cache_creation",
+        "inference_geo",
+        "output_tokens_details",
+        "server_tool_use",
+        "service_tier",
+    )
+)
+
 
 class MessageFormatter(Formatter):
     """/v1/messages.
@@ -65,7 +77,7 @@ class MessageFormatter(Formatter):
         """Text of a text block."""
         begin = b""
         if self._kind != "text" or self._text is None:
-            begin = self._begin("text", {"type": "text", "text": ""})
+            begin = self._begin("text", _text(""))
             piece = {"type": "text_delta", "text": Template.HOLE}
             event = {"type": "content_block_delta", "index": self._index, "delta": piece}
             self._text = Template(event, "content_block_delta")
@@ -95,7 +107,7 @@ class MessageFormatter(Formatter):
         reason, stop = _stop_of(finished)
         last = _event(
             "message_delta",
-            delta={"stop_reason": reason, "stop_sequence": stop},
+            delta={"stop_reason": reason, "stop_sequence": stop, **_NO_DETAILS},
             usage=usage_of(finished.usage),
         )
         return self._end() + last + _event("message_stop")
@@ -110,7 +122,7 @@ class MessageFormatter(Formatter):
         if completion.reasoning:
             blocks.append(_thinking(completion.reasoning))
         if completion.text:
-            blocks.append({"type": "text", "text": completion.text})
+            blocks.append(_text(completion.text))
         blocks += [_whole_call(call) for call in completion.tool_calls]
         reason, stop = _stop_of(completion.finished)
         return self._message(blocks, reason, stop, usage_of(completion.finished.usage))
@@ -126,6 +138,7 @@ class MessageFormatter(Formatter):
             "content": content,
             "stop_reason": reason,
             "stop_sequence": stop,
+            **_NO_DETAILS,
             "usage": usage,
         }
 
@@ -148,13 +161,14 @@ class MessageFormatter(Formatter):
         return _event("content_block_delta", index=self._index, delta=delta)
 
 
-def usage_of(usage: Usage) -> dict[str, int]:
+def usage_of(usage: Usage) -> dict[str, Any]:
     """Anthropic's token counts: what was reused is not part of the input."""
     return {
         "input_tokens": usage.prompt_tokens - usage.cached_tokens,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": usage.cached_tokens,
         "output_tokens": usage.completion_tokens,
+        **_NO_USAGE,
     }
 
 
@@ -170,12 +184,22 @@ def _stop_of(finished: Finished) -> tuple[str, str | None]:
     return ("tool_use" if finished.n_tool_calls else "end_turn"), None
 
 
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text, "citations": None}
+
+
 def _thinking(text: str) -> dict[str, Any]:
     return {"type": "thinking", "thinking": text, "signature": ""}
 
 
 def _tool_use(call_id: str, name: str, arguments: Any) -> dict[str, Any]:
-    return {"type": "tool_use", "id": f"toolu_{call_id}", "name": name, "input": arguments}
+    return {
+        "type": "tool_use",
+        "id": f"toolu_{call_id}",
+        "name": name,
+        "input": arguments,
+        "caller": {"type": "direct"},
+    }
 
 
 def _whole_call(call: ToolCall) -> dict[str, Any]:

@@ -6,7 +6,12 @@ from typing import Any
 
 from naiad.errors import NaiadError
 
-_TYPES = {401: "unauthorized", 403: "unauthorized", 503: "service_unavailable"}
+_TYPES = {
+    401: "unauthorized",
+    403: "unauthorized",
+    429: "service_unavailable",
+    503: "service_unavailable",
+}
 _TYPE_BY_FAULT = {"client": "bad_input", "server": "generation_error"}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from naiad.dialects.base import Formatter, Media
 from naiad.dialects.framing import SSE_PING, Template, sse, to_line
 from naiad.dialects.kobold.errors import detail_of
-from naiad.dialects.progress import progress_of
+from naiad.dialects.progress import loading_of, progress_of
 from naiad.errors import InternalError
 from naiad.types import Completion, Finished, FinishReason, Progress, Started, TextDelta
 
@@ -38,9 +38,11 @@ class KoboldFormatter(Formatter):
 
     def progress(self, progress: Progress) -> bytes:
         """An event of its own name, with no token in case a client reads it nevertheless."""
-        return sse(
-            to_line({"token": "", "finish_reason": None, **progress_of(progress)}), "progress"
-        )
+        return _silent(progress_of(progress))
+
+    def loading(self, loaded: float) -> bytes:
+        """The same event."""
+        return _silent(loading_of(loaded))
 
     def delta(self, delta: TextDelta) -> bytes:
         """One token event."""
@@ -85,3 +87,7 @@ def _dropped(finished: Finished) -> dict[str, int]:
     """How much of the oldest text was given up to stay in the context; nothing if all fitted."""
     n_dropped = finished.usage.dropped_tokens
     return {"dropped_tokens": n_dropped} if n_dropped else {}
+
+
+def _silent(told: dict[str, Any]) -> bytes:
+    return sse(to_line({"token": "", "finish_reason": None, **told}), "progress")

@@ -20,7 +20,7 @@ _OPERATIONS = (
     _query("POST", "/api/show", queries.show_model),
     _query("GET", "/api/version", queries.show_version, Access.PUBLIC),
     *(
-        _query(method, path, queries.refuse(reason))
+        Operation(method, path, Access.USER, handle=queries.refuse(reason), has_body=False)
         for (method, path), reason in queries.REFUSED.items()
     ),
 )
@@ -29,5 +29,5 @@ DIALECT = Dialect(
     name="ollama",
     operations=_OPERATIONS,
     error_body=error_body,
-    prefixes=tuple(operation.path for operation in _OPERATIONS if "{" not in operation.path),
+    prefixes=tuple(operation.path.partition("{")[0] for operation in _OPERATIONS),
 )

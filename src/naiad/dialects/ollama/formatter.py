@@ -17,7 +17,7 @@ import msgspec
 from naiad.dialects.base import Formatter, Media
 from naiad.dialects.framing import Template, ndjson, to_line
 from naiad.dialects.ollama.errors import error_body
-from naiad.dialects.progress import progress_of
+from naiad.dialects.progress import loading_of, progress_of
 from naiad.errors import InternalError
 from naiad.types import (
     Completion,
@@ -71,6 +71,10 @@ class OllamaFormatter(Formatter):
     def progress(self, progress: Progress) -> bytes:
         """A line without text; its figures stand beside it."""
         return self._line({**self._object(self._part("")), **progress_of(progress)})
+
+    def loading(self, loaded: float) -> bytes:
+        """The same, before anything else."""
+        return self._line({**self._object(self._part("")), **loading_of(loaded)})
 
     def delta(self, delta: TextDelta) -> bytes:
         """A line of text."""
@@ -145,7 +149,11 @@ class ChatFormatter(OllamaFormatter):
 
 
 class GenerateFormatter(OllamaFormatter):
-    """/api/generate: the text is the response; there are no tools."""
+    """/api/generate: the text is the response; there are no tools, and the end has the tokens."""
+
+    def _end(self, finished: Finished) -> dict[str, Any]:
+        told = super()._end(finished)
+        return {**told, "context": list(finished.context)} if finished.context else told
 
     def _part(self, text: str, thinking: str = "", calls: list[Any] = []) -> dict[str, Any]:  # noqa: ARG002, B006
         return {"response": text, "thinking": thinking} if thinking else {"response": text}

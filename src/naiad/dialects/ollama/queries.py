@@ -19,7 +19,7 @@ from naiad.types import ModelInfo
 API_VERSION = "0.13.0"
 
 _STARTED_AT = datetime.now(UTC)
-_FOR_EVER = timedelta(days=365 * 100)  # models stay loaded until the server ends
+_FOR_EVER_S = 100 * 365 * 86400.0  # of a model that stays loaded until the server ends
 _QUANTISATION = re.compile(r"(?:^|[.\-_])(I?Q\d\w*|BF16|F16|F32|MXFP4)$", re.IGNORECASE)
 
 _NO_MODELS = (
@@ -33,6 +33,8 @@ REFUSED = {
     ("POST", "/api/copy"): _NO_MODELS,
     ("POST", "/api/create"): _NO_MODELS,
     ("DELETE", "/api/delete"): _NO_MODELS,
+    ("HEAD", "/api/blobs/{digest}"): _NO_MODELS,
+    ("POST", "/api/blobs/{digest}"): _NO_MODELS,
     ("POST", "/api/embed"): _NO_EMBEDDINGS,
     ("POST", "/api/embeddings"): _NO_EMBEDDINGS,
 }
@@ -44,19 +46,23 @@ def refuse(reason: str) -> Handle:
     async def handle(_backend: Backend, _call: Call) -> Any:
         raise Unsupported(reason)
 
+    handle.__doc__ = f"Refused: {reason[0].lower()}{reason[1:]}"
     return handle
 
 
 async def list_models(backend: Backend, _call: Call) -> Any:
-    """GET /api/tags: the loaded model."""
+    """GET /api/tags: the model that this server runs, in memory or not."""
     return {"models": [_entry(backend.model)]}
 
 
 async def list_running(backend: Backend, _call: Call) -> Any:
-    """GET /api/ps: the loaded model."""
-    model = backend.model
+    """GET /api/ps: the model, if it is in memory, and when it leaves if nobody uses it."""
+    model, residency = backend.model, backend.residency
+    if not residency.is_loaded:
+        return {"models": []}
+    left_s = _FOR_EVER_S if residency.expires_in_s is None else residency.expires_in_s
     running = {
-        "expires_at": rfc3339(datetime.now(UTC) + _FOR_EVER),
+        "expires_at": rfc3339(datetime.now(UTC) + timedelta(seconds=left_s)),
         "size_vram": model.size_bytes if model.engine.gpu_layers else 0,
         "context_length": model.engine.n_ctx,
     }

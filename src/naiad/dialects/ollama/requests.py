@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-
-from naiad.dialects.base import Immediate, Parsed
-from naiad.dialects.fields import MAX_INT, Fields, array, boolean, integer, listed, short_text, text
+from naiad.dialects.base import Immediate, ModelWish, Parsed
+from naiad.dialects.fields import (
+    MAX_INT,
+    Fields,
+    array,
+    boolean,
+    integer,
+    listed,
+    short_text,
+    text,
+    token_ids,
+)
 from naiad.dialects.grammars import json_form
+from naiad.dialects.ollama.durations import duration
 from naiad.dialects.ollama.formatter import (
     ChatFormatter,
     GenerateFormatter,
@@ -30,7 +40,7 @@ from naiad.dialects.sampling import (
 )
 from naiad.dialects.thinking import read_thinking_budget
 from naiad.dialects.tools import read_tools
-from naiad.errors import Unsupported
+from naiad.errors import InvalidRequest, Unsupported
 from naiad.types import (
     ChatMessage,
     ChatPrompt,
@@ -61,34 +71,35 @@ _UNSUPPORTED = {
     "suffix": "this version inserts no text before a suffix",
     "images": "this model reads text only",
     "template": "templates in Go's language are not run; send a finished prompt with 'raw': true",
-    "context": "earlier tokens are not taken up; send the conversation to /api/chat",
 }
 
 
 def parse_generate(body: Mapping[str, Any], model: ModelInfo) -> Parsed | Immediate:
-    """POST /api/generate. Without a prompt it asks for nothing but that the model is loaded."""
+    """POST /api/generate. Without a prompt it asks that the model be loaded, or unloaded."""
     fields = Fields(body)
     _refuse_unsupported(fields)
     prompt = fields.get(text, "prompt") or ""
-    name = fields.get(short_text(MAX_MODEL_CHARS), "model", "name") or model.name
+    name = _name(fields, model)
     if not prompt:
-        return Immediate(_loaded(name, {"response": ""}))
+        return _wish(fields, name, {"response": ""})
     system = fields.get(text, "system") or ""
     if fields.get(boolean, "raw"):
+        _refuse_beside_raw(fields, system)
         return _finish(fields, model, TextPrompt(prompt), GenerateFormatter(name))
     turns = [ChatMessage("system", system)] if system else []
     chat = _chat(fields, (*turns, ChatMessage("user", prompt)))
-    return _finish(fields, model, chat, GenerateFormatter(name))
+    parsed = _finish(fields, model, chat, GenerateFormatter(name))
+    context = tuple(fields.get(token_ids(model.n_vocab), "context") or ())
+    return replace(parsed, request=replace(parsed.request, wants_context=True, context=context))
 
 
 def parse_chat(body: Mapping[str, Any], model: ModelInfo) -> Parsed | Immediate:
-    """POST /api/chat. Without messages it asks for nothing but that the model is loaded."""
+    """POST /api/chat. Without messages it asks that the model be loaded, or unloaded."""
     fields = Fields(body)
     _refuse_unsupported(fields)
-    name = fields.get(short_text(MAX_MODEL_CHARS), "model", "name") or model.name
+    name = _name(fields, model)
     if not fields.get(array, "messages"):
-        message = {"role": "assistant", "content": ""}
-        return Immediate(_loaded(name, {"message": message}))
+        return _wish(fields, name, {"message": {"role": "assistant", "content": ""}})
     messages, unread = read_messages(fields)
     return _finish(fields, model, _chat(fields, messages), ChatFormatter(name), unread)
 
@@ -105,7 +116,7 @@ def _finish(
     limit = options.get(integer(-MAX_INT, MAX_INT), "num_predict") or 0
     options.find(*_MACHINE)
     is_deterministic = read_deterministic(options) | read_deterministic(fields)
-    fields.find("keep_alive", "truncate")
+    fields.find("truncate")  # what does not fit is refused, with both numbers
     request = GenerateRequest(
         prompt=prompt,
         sampling=read_sampling(options, model, DEFAULTS, is_deterministic=is_deterministic),
@@ -119,6 +130,8 @@ def _finish(
         handle=read_handle(fields),
         priority=read_priority(fields),
         wants_progress=wants_progress(fields) and is_streamed,
+        shift_at_limit=fields.get(boolean, "shift") or False,
+        keep_alive_s=fields.get(duration, "keep_alive"),
     )
     inner = tuple(f"options.{name}" for name in ignored(options))
     return Parsed(request, formatter, ignored(fields) + inner + listed(without_effect))
@@ -164,7 +177,25 @@ def _refuse_unsupported(fields: Fields) -> None:
             raise Unsupported(f"'{name}' is not supported: {reason}.", param=name)
 
 
-def _loaded(name: str, part: dict[str, Any]) -> Any:
-    """What is loaded stays loaded, so a wish to unload is answered alike."""
+def _refuse_beside_raw(fields: Fields, system: str) -> None:
+    _, context = fields.find("context")
+    if system or context:
+        name = "system" if system else "context"
+        raise InvalidRequest(
+            f"'{name}' has no place in a raw prompt: 'raw' sends the prompt as it is.", param=name
+        )
+
+
+def _name(fields: Fields, model: ModelInfo) -> str:
+    """The name that the answer repeats."""
+    return fields.get(short_text(MAX_MODEL_CHARS), "model", "name") or model.name
+
+
+def _wish(fields: Fields, name: str, part: dict[str, Any]) -> Immediate:
+    keep_alive_s = fields.get(duration, "keep_alive")
+    reason = "unload" if keep_alive_s == 0 else "load"
     head = {"model": name, "created_at": rfc3339(datetime.now(UTC))}
-    return msgspec.to_builtins({**head, **part, "done": True, "done_reason": "load"})
+    return Immediate(
+        {**head, **part, "done": True, "done_reason": reason},
+        ModelWish(_plain_name(fields), keep_alive_s),
+    )

@@ -11,6 +11,7 @@ _TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    429: "rate_limit_error",
     503: "service_unavailable",
 }
 _TYPE_BY_FAULT = {"client": "invalid_request_error", "server": "server_error"}

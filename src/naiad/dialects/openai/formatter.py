@@ -17,7 +17,7 @@ from naiad.dialects.base import ManyFormatter, Media
 from naiad.dialects.framing import SSE_DONE, SSE_PING, Template, sse, to_line
 from naiad.dialects.openai.errors import error_body
 from naiad.dialects.openai.logprobs import TextLogprobs, chat_logprobs
-from naiad.dialects.progress import progress_of
+from naiad.dialects.progress import loading_of, progress_of
 from naiad.errors import InternalError
 from naiad.types import (
     Completion,
@@ -92,8 +92,11 @@ class OpenAIFormatter(ManyFormatter):
 
     def progress(self, progress: Progress) -> bytes:
         """A chunk without text; its figures stand beside the choices."""
-        chunk = self._chunk([self._silent_choice()])
-        return sse(to_line({**chunk, **progress_of(progress)}))
+        return self._silent(progress_of(progress))
+
+    def loading(self, loaded: float) -> bytes:
+        """The same, before anything else."""
+        return self._silent(loading_of(loaded))
 
     def delta(self, delta: TextDelta) -> bytes:
         """One chunk of text."""
@@ -167,6 +170,9 @@ class OpenAIFormatter(ManyFormatter):
     def _chunk(self, choices: list[Any], usage: Any = None) -> dict[str, Any]:
         chunk = {**self._object(self.chunk_object), "choices": choices}
         return {**chunk, "usage": usage} if self._include_usage else chunk
+
+    def _silent(self, told: dict[str, Any]) -> bytes:
+        return sse(to_line({**self._chunk([self._silent_choice()]), **told}))
 
     def _choice(self, text: str, finish: str | None) -> dict[str, Any]:
         raise NotImplementedError
