@@ -149,7 +149,7 @@ async def test_progress_of_a_prompt_only_grows_and_ends_with_the_first_token(
     await engine.start()
     await engine.wait_ready()
     try:
-        prompt = script(["prefill", 50, 0.002], ["emit", 5])
+        prompt = script(["prefill", 50, 0.008], ["emit", 5])
         stream = await engine.submit(asking(prompt))
         n_done, n_tokens = list[int](), 0
         while True:
@@ -161,9 +161,8 @@ async def test_progress_of_a_prompt_only_grows_and_ends_with_the_first_token(
                 n_done.append(batch.progress.n_done)
             if batch.finish is not None:
                 break
-        # On a stalled machine tokens may have replaced all of it; that there is some is seen above.
         assert n_done == sorted(set(n_done))
-        assert all(n <= len(encode(prompt)) for n in n_done)
+        assert n_done[-1] <= len(encode(prompt))
         assert n_tokens == 5
     finally:
         await engine.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -70,6 +71,14 @@ def test_the_stock_is_bounded_and_keeps_what_was_asked_for_last(buffers: Touched
     assert settled(buffers) == 2 << 20  # one was there, and its successor
     buffers.take(LIMIT + 1)
     assert settled(buffers) == 2 << 20
+
+
+def test_what_nobody_has_time_to_prepare_does_not_add_up() -> None:
+    buffers = TouchedBuffers(LIMIT)
+    buffers._keeper = threading.current_thread()  # one that never gets to it
+    for _ in range(1000):
+        buffers.take(1 << 20)
+    assert list(buffers._wanted) == [1 << 20] * 4
 
 
 def test_small_ones_are_not_kept(buffers: TouchedBuffers) -> None:

@@ -38,7 +38,8 @@ class TouchedBuffers:
         self._limit = limit
         self._changed = threading.Condition()  # over all below
         self._stock: OrderedDict[int, list[Buffer]] = OrderedDict()  # by size, asked for last: last
-        self._wanted: deque[int] = deque()
+        self._wanted: deque[int] = deque()  # at most `limit` bytes of it
+        self._is_making = False
         self._keeper: threading.Thread | None = None
         self._is_closed = False
         self.n_bytes = 0
@@ -59,7 +60,9 @@ class TouchedBuffers:
     def settle(self, timeout_s: float) -> bool:
         """Wait until all that was asked for is in stock, at most so long. False: it is not."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._wanted, timeout_s)
+            return self._changed.wait_for(
+                lambda: not self._wanted and not self._is_making, timeout_s
+            )
 
     def close(self) -> None:
         """Safe to call twice."""
@@ -76,6 +79,8 @@ class TouchedBuffers:
         self._stock.setdefault(size, [])
         self._stock.move_to_end(size)
         self._wanted.append(size)
+        while sum(self._wanted) > self._limit:  # where nothing is left for the thread, they add up
+            self._wanted.popleft()
         if self._keeper is None:
             self._keeper = threading.Thread(target=self._keep, name="naiad-memory", daemon=True)
             self._keeper.start()
@@ -92,7 +97,10 @@ class TouchedBuffers:
     def _next(self) -> int | None:
         with self._changed:
             self._changed.wait_for(lambda: self._wanted or self._is_closed)
-            return None if self._is_closed else self._wanted[0]
+            if self._is_closed:
+                return None
+            self._is_making = True
+            return self._wanted.popleft()
 
     def _put(self, size: int, buffer: Buffer) -> None:
         with self._changed:
@@ -100,7 +108,7 @@ class TouchedBuffers:
                 self._drop_one()
             self._stock.setdefault(size, []).append(buffer)
             self.n_bytes += size
-            self._wanted.popleft()
+            self._is_making = False
             self._changed.notify_all()
 
     def _drop_one(self) -> None:

@@ -20,7 +20,6 @@ ROUTES = {
     "/v1/completions": "Text that goes on with a prompt",
     "/v1/chat/completions": "The next turn of a conversation",
     "/v1/responses": "An answer to text, messages and results of tools, which may be stored",
-    "/v1/responses/{response_id}": "A stored answer, or one that is being made",
     "/api/extra/data/load": "The story in a save slot",
     "/api/extra/data/save": "Keep a story in a save slot",
     "/api/extra/multiplayer/setstory": "Replace the shared story, if nobody did meanwhile",

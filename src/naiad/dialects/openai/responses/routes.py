@@ -105,8 +105,8 @@ async def _follow(work: ApartWork, log: Sequence[bytes], place: int) -> AsyncIte
 
 
 async def retrieve(backend: Backend, call: Call) -> Immediate | Ongoing:
-    """GET /v1/responses/{id}; with stream=true the events of one that was streamed from the
-    background, those after number `starting_after`."""
+    """A stored response, or one that is being made; with stream=true the events of one that was
+    streamed from the background, those after number `starting_after`."""
     response_id = call.path_params["response_id"]
     query = Fields(call.query)
     wants_events = query.get(boolean, "stream") or False
@@ -142,7 +142,7 @@ def _without_events() -> InvalidRequest:
 
 
 async def cancel(backend: Backend, call: Call) -> Any:
-    """POST /v1/responses/{id}/cancel: of one in the background; one that has ended stays as is."""
+    """Cancels a response in the background; one that has ended stays as it is."""
     response_id = call.path_params["response_id"]
     await backend.cancel_apart(call.caller, response_id)
     kept = await _load(backend, call.caller, response_id)
@@ -152,7 +152,7 @@ async def cancel(backend: Backend, call: Call) -> Any:
 
 
 async def delete(backend: Backend, call: Call) -> Any:
-    """DELETE /v1/responses/{id}. Responses that follow it keep what they took over."""
+    """Deletes a stored response. Those that follow it keep what they took over."""
     response_id = call.path_params["response_id"]
     await backend.cancel_apart(call.caller, response_id)
     if not await backend.documents.delete(call.caller, response_id):
@@ -161,7 +161,7 @@ async def delete(backend: Backend, call: Call) -> Any:
 
 
 async def list_input(backend: Backend, call: Call) -> Any:
-    """GET /v1/responses/{id}/input_items, newest first unless order is asc."""
+    """What a stored response was made from, newest first unless order is asc."""
     query = Fields(call.query)
     limit = query.get(integer(1, 100), "limit") or 20
     order = query.get(short_text(8), "order") or "desc"
