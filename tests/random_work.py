@@ -141,7 +141,7 @@ class Work:
             lane._thread = self._thread
         cost = self.core._cost
         cost._decode_s = 0.04
-        cost.saw_decode = lambda seconds: None  # type: ignore[method-assign]
+        cost.saw_decode = lambda *_: None  # type: ignore[method-assign]
         cost.saw_prefill = lambda *_, **__: None  # type: ignore[method-assign]
         for owner, name in (
             (self.core._pool, "share"),

@@ -87,3 +87,61 @@ def test_chunks_too_small_to_tell_teach_nothing() -> None:
     cost = StepCost(0.002)
     cost.saw_prefill(MIN_CHUNK - 1, 0, 9.0, beside=False)
     assert cost.prefill_s(1, 0) == pytest.approx(0.002)
+
+
+# -- steps of several tokens ----------------------------------------------------------------------
+
+
+def saw(cost: StepCost, n_rows: int, seconds: float, n: int = 1) -> None:
+    for _ in range(n):
+        cost.saw_decode(seconds, n_rows, n_rows - 1)
+
+
+def test_a_guessed_token_is_no_plain_step() -> None:
+    cost = StepCost(0.002)
+    cost.saw_decode(0.01)
+    saw(cost, 4, 0.5, 20)
+    assert cost.decode_s == pytest.approx(0.01)
+
+
+def test_sizes_never_seen_lie_between_their_neighbours() -> None:
+    cost = StepCost(0.002)
+    saw(cost, 1, 0.01, 3)
+    assert cost.step_s(3, 0) == pytest.approx(0.014)  # two more at the cost of prefill
+    saw(cost, 5, 0.05, 3)
+    assert cost.step_s(3, 0) == pytest.approx(0.03)
+    assert cost.step_s(6, 0) == pytest.approx(0.052)
+    saw(cost, 3, 0.04, 3)
+    assert cost.step_s(2, 0) == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize("slow", [0.2, 9.0])
+def test_a_size_is_believed_when_it_was_seen_more_than_once(slow: float) -> None:
+    cost = StepCost(0.002)
+    saw(cost, 1, 0.01, 3)
+    saw(cost, 5, slow)
+    assert cost.step_s(5, 0) == pytest.approx(0.018)
+    saw(cost, 5, 0.03)
+    assert cost.step_s(5, 0) == pytest.approx(0.03)
+    saw(cost, 5, 0.03)
+    assert cost.step_s(5, 0) == pytest.approx(0.03)
+    saw(cost, 5, slow, 3)
+    assert cost.step_s(5, 0) == pytest.approx(slow)
+
+
+def test_what_was_not_seen_for_long_is_forgotten() -> None:
+    cost = StepCost(0.002)
+    saw(cost, 5, 9.0, 5)
+    saw(cost, 1, 0.01, 400)
+    assert cost.step_s(5, 0) == 9.0
+    saw(cost, 1, 0.01, 200)
+    assert cost.step_s(5, 0) == pytest.approx(0.018)
+    saw(cost, 5, 0.02)
+    assert cost.step_s(5, 0) == pytest.approx(0.018)
+
+
+def test_cost_between_sizes_never_falls() -> None:
+    cost = StepCost(0.002)
+    saw(cost, 1, 0.05, 3)
+    saw(cost, 5, 0.01, 3)
+    assert cost.step_s(3, 0) >= cost.step_s(1, 0)

@@ -18,7 +18,7 @@ from fake_executor import EOG, N_VOCAB, FakeExecutor, FakeVocab, answer
 from naiad.engine.base import CoreJob
 from naiad.engine.core import CoreLimits, EngineCore
 from naiad.engine.cost import StepCost
-from naiad.engine.drafts import MOST_DRAFT, NgramDrafter
+from naiad.engine.drafts import MOST_DRAFT, NgramDrafter, Shares
 from naiad.engine.executor import Run
 from naiad.engine.scheduler import StepBudget
 from naiad.engine.sequence import Sequence
@@ -100,7 +100,7 @@ def engine(
     executor = make(limits["pool_cells"])
     core = EngineCore(executor, FakeVocab(), CoreLimits(drafts=drafts, **limits))
     core._cost._decode_s = 1.0
-    core._cost.saw_decode = lambda seconds: None  # type: ignore[method-assign]
+    core._cost.saw_decode = lambda *_: None  # type: ignore[method-assign]
     core._cost.saw_prefill = lambda *_, **__: None  # type: ignore[method-assign]
     return Engine(core, executor, {})
 
@@ -203,7 +203,13 @@ def test_guesses_are_the_same_however_the_tokens_come(tokens: list[int], cuts: l
     mine += tokens[grown:]
     parts.catch_up()
     assert whole.draft(8) == parts.draft(8)
-    assert whole.share == pytest.approx(parts.share)
+    assert whole.shares._shares == pytest.approx(parts.shares._shares)
+
+
+def test_a_text_that_goes_round_is_followed_around() -> None:
+    drafter = NgramDrafter([5, 1, 2, 1, 2, 1, 2])
+    drafter.catch_up()
+    assert drafter.draft(7) == (1, 2, 1, 2, 1, 2, 1)
 
 
 def test_the_share_of_right_guesses_is_learned_without_making_any() -> None:
@@ -213,27 +219,98 @@ def test_the_share_of_right_guesses_is_learned_without_making_any() -> None:
         wrong._tokens.extend([1, 2, 3, rng.randrange(100, 10_000)])
     right.catch_up()
     wrong.catch_up()
-    assert right.share > 0.9
-    assert wrong.share < 0.25
+    assert right.shares.of(40) > 0.95
+    assert wrong.shares.of(3) < 0.1
+
+
+def test_what_one_text_taught_is_known_to_the_next() -> None:
+    everyone = Shares()
+    NgramDrafter([1, 2, 3, 4] * 60, everyone).catch_up()
+    assert everyone.of(32) > 0.95
+    assert NgramDrafter([], everyone).shares.of(32) == everyone.of(32)
+    assert everyone.of(3) == pytest.approx(Shares().of(3), abs=0.05)  # seen once
+
+
+def test_a_longer_match_is_told_from_a_short_one() -> None:
+    """Every three tokens come again and go on otherwise; whole verses come again and go on."""
+    rng, everyone = random.Random(1), Shares()
+    verse = [rng.randrange(100, 10_000) for _ in range(40)]
+    text = [t for _ in range(60) for t in (1, 2, 3, rng.randrange(100, 10_000))] + verse * 4
+    NgramDrafter(text, everyone).catch_up()
+    assert everyone.of(3) < 0.3
+    assert everyone.of(16) > 0.8
+
+
+MATCHED = [1, 2, 3, 4, 1, 2, 3]
+
+
+def at_share(share: float) -> NgramDrafter:
+    drafter = NgramDrafter(list(MATCHED))
+    drafter.catch_up()
+    drafter.shares._shares = [share] * len(drafter.shares._shares)
+    return drafter
 
 
 @given(st.floats(0.0, 1.0), st.floats(1e-4, 1.0), st.floats(1e-6, 1.0), st.integers(1, 16))
 def test_no_more_is_guessed_than_pays(
     share: float, decode_s: float, token_s: float, n_running: int
 ) -> None:
-    drafter, cost = NgramDrafter([1, 2, 3]), costs(decode_s=decode_s, token_s=token_s)
-    drafter.share = share
-    n = drafter.n_worth(cost, n_running)
+    drafter, cost = at_share(share), costs(decode_s=decode_s, token_s=token_s)
+    plain_s = cost.step_s(n_running, len(MATCHED))
+    n, brings = drafter.n_worth(cost, n_running, n_running, 1e9, 99)
     assert 0 <= n <= MOST_DRAFT
+    assert brings == pytest.approx(n_running + sum(share**k for k in range(1, n + 1)))
     if n:
-        assert share**n * decode_s / n_running > token_s
-    assert n >= drafter.n_worth(cost, n_running + 1)
-    if token_s * n_running > decode_s:
+        assert brings / cost.step_s(n_running + n, len(MATCHED)) > n_running / plain_s
+    if token_s * n_running > plain_s:
         assert n == 0
 
 
+@given(st.integers(0, 12), st.floats(0.001, 0.02))
+def test_a_guess_stays_inside_its_bounds(most: int, longest_s: float) -> None:
+    drafter, cost = at_share(1.0), costs(decode_s=0.004, token_s=0.001)
+    n, _ = drafter.n_worth(cost, 1, 1, longest_s, most)
+    assert n <= most
+    assert n == 0 or cost.step_s(1 + n, len(MATCHED)) <= longest_s
+    assert n == min(most, MOST_DRAFT, max(int((longest_s - 0.004) / 0.001 + 1e-6), 0))
+
+
+def test_long_guesses_pay_where_short_ones_do_not() -> None:
+    """As kernels go: the second row costs more than the first, the next ones little."""
+    drafter, cost = at_share(1.0), costs(decode_s=1.0, token_s=0.1)
+    for n_rows, seconds in ((2, 2.2), (3, 2.7), (4, 3.0), (9, 5.5)):
+        for _ in range(3):
+            cost.saw_decode(seconds, n_rows, n_rows - 1)
+    assert drafter.n_worth(cost, 1, 1, 9.0, 1)[0] == 0
+    assert drafter.n_worth(cost, 1, 1, 9.0, 3)[0] == 3
+    assert drafter.n_worth(cost, 1, 1, 9.0, 8)[0] == 8
+
+
+def test_one_slow_step_does_not_end_guessing() -> None:
+    """The first guess finds the machine busy: its cost is measured again, and guesses go on."""
+    each = engine()
+    learn = StepCost.saw_decode.__get__(each.core._cost)
+    seen: list[int] = []
+
+    def saw(seconds: float, n_rows: int = 1, n_drafted: int = 0) -> None:
+        if n_drafted:
+            seen.append(n_drafted)
+            learn(50.0 if len(seen) == 1 else 1.001, n_rows, n_drafted)
+
+    each.core._cost.saw_decode = saw  # type: ignore[method-assign]
+    prompt = answer([1, 20, 40, 50], 300)
+    each.add(1, prompt, 90)
+    each.run()
+    assert each.said(1) == answer(prompt, 90)
+    assert len(seen) > 8
+
+
 def test_before_a_step_was_measured_nothing_is_guessed() -> None:
-    assert NgramDrafter([1, 2, 3]).n_worth(StepCost(), 1) == 0
+    each = engine()
+    each.core._cost._decode_s = 0.0
+    each.add(1, answer([1, 20, 40, 50], 300), 40)
+    each.run()
+    assert each.n_guessed == 0
 
 
 def test_where_computing_a_token_costs_a_step_nothing_is_guessed() -> None:

@@ -12,7 +12,17 @@ from naiad.engine.grammar.compiler import GrammarCompiler
 from naiad.engine.intake import Intake
 from naiad.types import FinishReason, Grammar, SamplingParams
 from test_engine_grammar import NoVetting
-from text_engine import EOG, PIECES, TextExecutor, TextVocab, make_core, run_all, text_of, tokens_of
+from text_engine import (
+    EOG,
+    PIECES,
+    TextExecutor,
+    TextVocab,
+    always_guess,
+    make_core,
+    run_all,
+    text_of,
+    tokens_of,
+)
 
 PROMPT = (0, 1, 2, 3)
 ENDS_AT_ONCE: Any = {"logit_bias": ((EOG, 50.0),)}
@@ -81,7 +91,7 @@ def test_what_a_sampler_has_learnt_goes_with_a_stream_that_is_put_back(
         original(self, sequence)
 
     monkeypatch.setattr(Intake, "put_back", counted)
-    monkeypatch.setattr(NgramDrafter, "n_worth", lambda self, cost, n_running: 3)
+    monkeypatch.setattr(NgramDrafter, "n_worth", always_guess(3))
     said = []
     for n_cells in (4096, 100):
         core = make_core(TextExecutor(FAVOURED, n_cells), drafts=drafts, pool_cells=n_cells)

@@ -23,6 +23,7 @@ from text_engine import (
     PIECES,
     TextExecutor,
     TextVocab,
+    always_guess,
     make_core,
     run_all,
     text_of,
@@ -193,7 +194,7 @@ def job(uid: int, seed: int, follower: Follower, n: int = 60, **values: object) 
 def test_every_answer_that_ends_is_valid(
     compiler: GrammarCompiler, drafts: bool, n_cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(NgramDrafter, "n_worth", lambda self, cost, n_running: 3)
+    monkeypatch.setattr(NgramDrafter, "n_worth", always_guess(3))
     core = make_core(TextExecutor(n_cells=n_cells), drafts=drafts, pool_cells=n_cells)
     jobs = [job(uid, uid, schema_follower(compiler)) for uid in range(12)]
     found = run_all(core, jobs)
@@ -209,7 +210,7 @@ def test_every_answer_that_ends_is_valid(
 def test_drafts_and_company_change_nothing(
     compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(NgramDrafter, "n_worth", lambda self, cost, n_running: 4)
+    monkeypatch.setattr(NgramDrafter, "n_worth", always_guess(4))
     answers = []
     for drafts, uids in ((False, [3]), (True, [3]), (True, [1, 3, 5])):
         core = make_core(TextExecutor(), drafts=drafts)

@@ -25,6 +25,7 @@ from text_engine import (
     PIECES,
     TextExecutor,
     TextVocab,
+    always_guess,
     logits_after,
     make_core,
     run_all,
@@ -91,7 +92,7 @@ def test_several_tokens_a_step_by_guesses(monkeypatch: pytest.MonkeyPatch) -> No
         found = right[at : at + most]
         return tuple(found if at % 3 else [*found[:1], 0])  # some of them are wrong
 
-    monkeypatch.setattr(NgramDrafter, "n_worth", lambda self, cost, n_running: 3)
+    monkeypatch.setattr(NgramDrafter, "n_worth", always_guess(3))
     monkeypatch.setattr(NgramDrafter, "draft", draft)
     items = run_all(make_core(TextExecutor(FAVOURED), drafts=True), [job(n_logprobs=2)])[1]
     assert max(len(item.tokens) for item in items) > 2

@@ -244,7 +244,7 @@ class DraftMachine(EngineMachine):
     def prepare(self) -> None:
         cost = self.core._cost
         cost._decode_s = 1.0
-        cost.saw_decode = lambda seconds: None  # type: ignore[method-assign]
+        cost.saw_decode = lambda *_: None  # type: ignore[method-assign]
         cost.saw_prefill = lambda *_, **__: None  # type: ignore[method-assign]
 
 

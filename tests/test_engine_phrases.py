@@ -18,6 +18,7 @@ from text_engine import (
     N_VOCAB,
     PIECES,
     TextExecutor,
+    always_guess,
     make_core,
     reference,
     run_all,
@@ -133,7 +134,7 @@ def job(uid: int, seed: int, phrases: tuple[str, ...], **values: object) -> Core
 def test_the_answer_is_the_slow_reference_whatever_runs_beside_it(
     drafts: bool, n_cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(NgramDrafter, "n_worth", lambda self, cost, n_running: 3)
+    monkeypatch.setattr(NgramDrafter, "n_worth", always_guess(3))
     for seed in (1, 3):
         core = make_core(TextExecutor(FAVOURED, n_cells), drafts=drafts, pool_cells=n_cells)
         penalised = {"repetition_penalty": 1.1, "dry_multiplier": 0.5}

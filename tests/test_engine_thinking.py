@@ -23,7 +23,17 @@ from naiad.types import (
     ThinkingBudget,
 )
 from test_engine_grammar import NoVetting
-from text_engine import EOG, PIECES, TextExecutor, TextVocab, make_core, run_all, text_of, tokens_of
+from text_engine import (
+    EOG,
+    PIECES,
+    TextExecutor,
+    TextVocab,
+    always_guess,
+    make_core,
+    run_all,
+    text_of,
+    tokens_of,
+)
 
 PROMPT = (0, 1, 2, 3)
 #: "[" opens a section, "the" closes it.
@@ -129,7 +139,7 @@ def job(limit: ReasoningLimit | None, **values: object) -> CoreJob:
 def test_the_answer_goes_on_behind_the_ending(
     drafts: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(NgramDrafter, "n_worth", lambda self, cost, n_running: 3)
+    monkeypatch.setattr(NgramDrafter, "n_worth", always_guess(3))
     core = make_core(TextExecutor(), drafts=drafts)
     free = tokens_of(run_all(core, [job(None)])[1])
     found = tokens_of(run_all(core, [job(INSIDE)])[1])

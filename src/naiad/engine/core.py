@@ -274,10 +274,8 @@ class EngineCore:
     def _learn_cost(self, chunks: list[Chunk]) -> None:
         prefill = [c for c in chunks if c.n_tokens > 1]
         if not prefill:
-            if n_drafted := sum(len(c.draft) for c in chunks):
-                self._cost.saw_drafts(n_drafted, self._step_s)
-            else:
-                self._cost.saw_decode(self._step_s)
+            n_drafted = sum(len(c.draft) for c in chunks)
+            self._cost.saw_decode(self._step_s, len(chunks) + n_drafted, n_drafted)
             return
         n_tokens = sum(c.n_tokens for c in prefill)
         depth = sum(c.n_tokens * (c.sequence.computed + c.n_tokens // 2) for c in prefill)

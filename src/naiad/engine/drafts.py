@@ -7,11 +7,14 @@ the very token that would have been chosen there, by the same draw: the answer i
 sooner.
 
 Whether a guess is worth its computing is known before any is made: each token that comes is
-compared with what would have been guessed, so the share of right guesses is learned at no cost.
+compared with what would have been guessed, so the share of right guesses is learned at no cost. The
+longer the text has followed an earlier piece, the more surely it goes on with it, so the shares are
+kept by the length of the match.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import replace
 
 from naiad.engine.cost import StepCost
@@ -22,56 +25,109 @@ from naiad.engine.sequence import Sequence
 _MATCH = 3
 #: The most tokens guessed at once.
 MOST_DRAFT = 8
-#: How much of the share of right guesses is kept with each new one; where it begins.
-_MEMORY, _FIRST_SHARE = 0.9, 0.3
-#: A draft must promise this much more than it costs.
-_MARGIN = 1.2
+#: Lengths of matches from which on guesses are counted together, and the share of right ones that
+#: is expected of each before any was seen.
+_LENGTHS = (_MATCH, 4, 6, 8, 16, 32)
+_FIRST_SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+#: How much of a share is kept with each new guess: of a sequence, and of all of them.
+_OWN_MEMORY, _MEMORY = 0.9, 0.95
+#: A draft must promise this much more than a plain step.
+_MARGIN = 1.1
 #: Every so many steps one goes without, so that the cost of a plain step stays known.
 _PLAIN_EVERY = 32
 #: Guesses may stretch a step to this many of its own, or to half of what streams may wait.
 _STRETCH = 1.5
 
 
+class Shares:
+    """The share of guesses that were right, by how many tokens had matched before."""
+
+    def __init__(self, of: Shares | None = None, memory: float = _MEMORY) -> None:
+        """Begins with what `of` has learned. memory: what is kept with each new guess."""
+        self._shares: list[float] = list(of._shares if of else _FIRST_SHARES)
+        self._memory = memory
+
+    def of(self, n_matched: int) -> float:
+        """n_matched: at least _MATCH."""
+        return self._shares[bisect_right(_LENGTHS, n_matched) - 1]
+
+    def saw(self, n_matched: int, *, is_right: bool) -> None:
+        i = bisect_right(_LENGTHS, n_matched) - 1
+        self._shares[i] += (1 - self._memory) * (is_right - self._shares[i])
+
+
 class NgramDrafter:
     """Guesses for one sequence: `catch_up` with its tokens, then `draft`."""
 
-    def __init__(self, tokens: list[int]) -> None:
+    def __init__(self, tokens: list[int], everyone: Shares | None = None) -> None:
+        """everyone: what is learned here is learned there as well."""
         self._tokens = tokens  # the sequence's own list, which grows
-        self._after: dict[tuple[int, ...], int] = {}  # the last _MATCH tokens -> what came next
-        self._n_seen = _MATCH
-        self.share = _FIRST_SHARE  # of guesses that were right
+        self._after: dict[tuple[int, ...], int] = {}  # _MATCH tokens -> where the next one stands
+        self._n_seen = 0
+        self._next = -1  # where the earlier text goes on that the last tokens follow; -1: none
+        self._n_matched = 0
+        self._everyone = everyone or Shares()
+        self.shares = Shares(self._everyone, _OWN_MEMORY)
 
     def catch_up(self) -> None:
         """Take in the tokens that came since the last time."""
-        tokens, after = self._tokens, self._after
-        n_new_from = self._n_seen
-        for at in range(n_new_from, len(tokens)):
-            key = tuple(tokens[at - _MATCH : at])
-            guess = after.get(key)
-            if guess is not None:
-                is_right = tokens[guess] == tokens[at]
-                self.share += (1 - _MEMORY) * (is_right - self.share)
-            after[key] = at
+        tokens = self._tokens
+        for at in range(self._n_seen, len(tokens)):
+            if self._next >= 0:
+                self._follow(tokens[at])
+            key = tuple(tokens[max(at - _MATCH + 1, 0) : at + 1])
+            if len(key) == _MATCH:
+                if self._next < 0:
+                    self._find(key, at)
+                self._after[key] = at + 1
         self._n_seen = max(self._n_seen, len(tokens))
+
+    def _follow(self, token: int) -> None:
+        is_right = self._tokens[self._next] == token
+        for shares in (self.shares, self._everyone):
+            shares.saw(self._n_matched, is_right=is_right)
+        self._next, self._n_matched = (self._next + 1, self._n_matched + 1) if is_right else (-1, 0)
+
+    def _find(self, key: tuple[int, ...], at: int) -> None:
+        """Follow the last place where the tokens up to `at` stood before, if there is one."""
+        tokens, start = self._tokens, self._after.get(key)
+        if start is None:
+            return
+        n, most = _MATCH, min(_LENGTHS[-1], start)
+        while n < most and tokens[start - 1 - n] == tokens[at - n]:
+            n += 1
+        self._next, self._n_matched = start, n
 
     def draft(self, most: int) -> tuple[int, ...]:
         """Up to `most` tokens that may come next; () when the last ones never occurred before."""
-        at = self._after.get(tuple(self._tokens[-_MATCH:]))
-        return () if at is None else tuple(self._tokens[at : at + most])
+        if self._next < 0:
+            return ()
+        n_period = len(self._tokens) - self._next  # a text that goes round is followed around
+        return tuple(self._tokens[self._next + i % n_period] for i in range(most))
 
-    def n_worth(self, cost: StepCost, n_running: int) -> int:
-        """How many tokens to guess so that the time won, by expectation, exceeds the time spent.
+    def n_worth(
+        self, cost: StepCost, n_rows: int, n_expected: float, longest_s: float, most: int
+    ) -> tuple[int, float]:
+        """How many tokens to guess, at most `most`, for the most tokens a second; and how many
+        the step brings then.
 
-        With a share p of right guesses, the i-th of a draft is accepted with p^i; each accepted
-        token saves this stream one step, which it shares with n_running - 1 others.
+        n_rows: tokens the step computes without; n_expected: tokens it brings then. longest_s:
+        seconds it may take. With a share p of right guesses for each place, the i-th of a draft is
+        accepted with the product of the first i.
         """
-        won = cost.decode_s / max(n_running, 1)
-        spent = cost.draft_s(len(self._tokens)) * _MARGIN
-        n, chance = 0, self.share
-        while n < MOST_DRAFT and chance * won > spent:
-            n += 1
-            chance *= self.share
-        return n
+        if self._next < 0:
+            return 0, n_expected
+        depth = len(self._tokens)
+        best = n_expected / cost.step_s(n_rows, depth) * _MARGIN
+        n, brings = 0, n_expected
+        chance, expected = 1.0, n_expected
+        for k in range(1, min(most, MOST_DRAFT) + 1):
+            chance *= self.shares.of(self._n_matched + k - 1)
+            expected += chance
+            seconds = cost.step_s(n_rows + k, depth)
+            if seconds <= longest_s and expected / seconds > best:
+                n, brings, best = k, expected, expected / seconds
+        return n, brings
 
 
 class Drafting:
@@ -84,6 +140,7 @@ class Drafting:
         self._n_ctx = n_ctx
         self._target_s = target_s
         self._drafters: dict[int, NgramDrafter] = {}
+        self._shares = Shares()
         self._n_steps = 0
 
     def extend(self, chunks: list[Chunk], cost: StepCost) -> list[Chunk]:
@@ -91,30 +148,32 @@ class Drafting:
         decode and nothing else.
         """
         self._n_steps += 1
-        if self._n_steps % _PLAIN_EVERY == 0 or any(c.n_tokens > 1 for c in chunks):
+        has_prefill = any(c.n_tokens > 1 for c in chunks)
+        if self._n_steps % _PLAIN_EVERY == 0 or has_prefill or not cost.decode_s:
             return chunks
-        longest = max(self._target_s / 2, cost.decode_s * _STRETCH)
-        left_s = longest - cost.decode_s
+        longest_s = max(self._target_s / 2, cost.decode_s * _STRETCH)
+        n_rows, n_expected = len(chunks), float(len(chunks))
         extended: list[Chunk] = []
         for chunk in chunks:
-            draft = self._draft(chunk.sequence, cost, len(chunks), left_s)
-            left_s -= len(draft) * cost.draft_s(len(chunk.sequence.tokens))
-            extended.append(replace(chunk, draft=draft) if draft else chunk)
+            drafter, most = self._drafter(chunk.sequence), self._n_most(chunk.sequence)
+            n, n_expected = drafter.n_worth(cost, n_rows, n_expected, longest_s, most)
+            n_rows += n
+            extended.append(replace(chunk, draft=drafter.draft(n)) if n else chunk)
         return extended
 
-    def _draft(
-        self, sequence: Sequence, cost: StepCost, n_running: int, left_s: float
-    ) -> tuple[int, ...]:
+    def _drafter(self, sequence: Sequence) -> NgramDrafter:
+        """Of that sequence, with all it has said."""
         drafter = self._drafters.get(sequence.uid)
         if drafter is None:
-            drafter = self._drafters[sequence.uid] = NgramDrafter(sequence.tokens)
+            drafter = NgramDrafter(sequence.tokens, self._shares)
+            self._drafters[sequence.uid] = drafter
         drafter.catch_up()
-        n_left = min(
-            sequence.job.max_tokens - sequence.n_generated, self._n_ctx - len(sequence.tokens)
-        )
-        n_affordable = int(min(left_s / cost.draft_s(len(sequence.tokens)), MOST_DRAFT))
-        n = min(drafter.n_worth(cost, n_running), n_left - 1, n_affordable)
-        return drafter.draft(n) if n > 0 else ()
+        return drafter
+
+    def _n_most(self, sequence: Sequence) -> int:
+        """Tokens that may be guessed: the one behind the last guess must fit as well."""
+        n_left = sequence.job.max_tokens - sequence.n_generated
+        return min(n_left, self._n_ctx - len(sequence.tokens)) - 1
 
     def forget(self, uid: int) -> None:
         """Its tokens are no longer what they were, or it is over."""
