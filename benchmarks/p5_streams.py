@@ -12,7 +12,14 @@ import sys
 from pathlib import Path
 
 from common import Figure, conclude, must_be_right, options, parse, run, serve, starter
-from servers import Plan, add_llama_server, llama_server, llama_variants, missing
+from servers import (
+    Plan,
+    add_llama_server,
+    add_llama_variants,
+    llama_server,
+    llama_variants,
+    missing,
+)
 
 from naiad.bench.client import Client
 from naiad.bench.load import Sizes
@@ -32,7 +39,7 @@ def rate(client: Client, sizes: Sizes) -> float:
 
 
 def compare(
-    profile: str, model: str, binary: Path, sizes: Sizes, rounds: int
+    profile: str, model: str, binary: Path, sizes: Sizes, rounds: int, only: str = ""
 ) -> tuple[float, float, str]:
     """The best rates of both servers, and with which settings they were reached."""
     (streams,) = sizes.concurrency
@@ -43,9 +50,10 @@ def compare(
             ours = max(ours, rate(server.client(), sizes))
         engine = server.health["engine"]
         plan = Plan(model, engine["threads"], CTX, streams)
-        for name, variant in llama_variants(engine["kv_type"]).items():
+        for name, variant in llama_variants(engine["kv_type"], only).items():
             with llama_server(binary, plan, *variant) as client:
                 got = rate(client, sizes)
+            print(f"{ours:.1f} tok/s; llama-server {got:.1f} with {name}", file=sys.stderr)
             theirs, best = max((theirs, best), (got, name))
     return ours, theirs, f"{profile} profile: {engine}; llama-server was best with: {best}"
 
@@ -65,6 +73,7 @@ def figures_of(profile: str, streams: int, ours: float, theirs: float) -> list[F
 def parser() -> argparse.ArgumentParser:
     made = options(__doc__)
     add_llama_server(made)
+    add_llama_variants(made)
     made.add_argument("--profiles", nargs="+", choices=list(PROFILES), default=list(PROFILES))
     made.add_argument("--streams", type=int, default=16)
     made.add_argument("--prompt-tokens", type=int, default=100)
@@ -81,7 +90,9 @@ def main() -> int:
     sizes = Sizes(concurrency=(args.streams,), tokens=args.tokens, prompt_tokens=args.prompt_tokens)
     figures, remarks, model = [], [], starter()
     for profile in args.profiles:
-        ours, theirs, settings = compare(profile, model, args.llama_server, sizes, args.rounds)
+        ours, theirs, settings = compare(
+            profile, model, args.llama_server, sizes, args.rounds, args.llama_variants
+        )
         figures += figures_of(profile, args.streams, ours, theirs)
         remarks.append(settings)
     return conclude(figures, args, *remarks)

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from common import Figure, bare, conclude, must_be_right, options, parse, run, serve, starter
-from servers import Plan, add_llama_server, llama_server, llama_variants, missing
+from servers import (
+    Plan,
+    add_llama_server,
+    add_llama_variants,
+    llama_server,
+    llama_variants,
+    missing,
+)
 
 from naiad.bench.client import Client
 from naiad.bench.figures import Summary
@@ -53,13 +60,14 @@ def bare_totals(
 
 
 def llama_totals(
-    binary: Path, plan: Plan, sizes: Sizes, kv_type: str, rounds: int
+    binary: Path, plan: Plan, sizes: Sizes, variants: Mapping[str, tuple[str, ...]]
 ) -> dict[str, float]:
-    """llama-server's best time of each phase over its flags."""
+    """llama-server's best time of each phase over its flags, each in one round."""
     best: dict[str, float] = {}
-    for flags in llama_variants(kv_type).values():
+    for name, flags in variants.items():
         with llama_server(binary, plan, *flags) as client:
-            totals, _ = best_totals(client, sizes, rounds)
+            totals, _ = best_totals(client, sizes, 1)
+        print(f"llama-server, {name}: {totals}", file=sys.stderr)
         best = {phase: min(t, best.get(phase, t)) for phase, t in totals.items()}
     return best
 
@@ -88,6 +96,7 @@ def figures_of(
 def parser() -> argparse.ArgumentParser:
     made = options(__doc__)
     add_llama_server(made)
+    add_llama_variants(made)
     made.add_argument("--sharers", type=int, default=16)
     made.add_argument("--prefix-tokens", type=int, default=1700)
     made.add_argument("--tokens", type=int, default=16)
@@ -107,7 +116,8 @@ def main() -> int:
     absent, theirs = missing(args.llama_server), {}
     if not absent:
         plan = Plan(model, engine["threads"], CTX, parallel)
-        theirs = llama_totals(args.llama_server, plan, sizes, engine["kv_type"], 1)
+        variants = llama_variants(engine["kv_type"], args.llama_variants)
+        theirs = llama_totals(args.llama_server, plan, sizes, variants)
     remarks = [f"settings: {engine}", *([absent] if absent else [])]
     return conclude(figures_of(ours, ceiling, theirs), args, *remarks)
 

@@ -120,20 +120,34 @@ ADAPTERS: dict[str, Adapter] = {
 }
 
 
-def llama_variants(kv_type: str) -> dict[str, tuple[str, ...]]:
+def llama_variants(kv_type: str, only: str = "") -> dict[str, tuple[str, ...]]:
     """Flags for llama-server's choices of pool and flash attention with this type of KV cache.
 
-    A quantised cache needs flash attention.
+    A quantised cache needs flash attention. only: those with this in their names; SystemExit when
+    there are none.
     """
     layouts = {"separate": "-no-kvu", "unified": "-kvu"}
     attentions = ("on", "off") if kv_type == "f16" else ("on",)
-    return {
+    variants = {
         f"{layout} cache, flash attention {on}, {kv_type}": (
             *(flag, "-fa", on, "-ctk", kv_type, "-ctv", kv_type),
         )
         for layout, flag in layouts.items()
         for on in attentions
     }
+    if not any(only in name for name in variants):
+        raise SystemExit(f"no variant has '{only}' in its name: {', '.join(variants)}")
+    return {name: flags for name, flags in variants.items() if only in name}
+
+
+def add_llama_variants(parser: argparse.ArgumentParser) -> None:
+    """The option of the benchmarks that run all its variants: with all of them they take long."""
+    parser.add_argument(
+        "--llama-variants",
+        default="",
+        metavar="TEXT",
+        help="only those with this in their names, such as 'separate cache, flash attention on'",
+    )
 
 
 def add_llama_server(parser: argparse.ArgumentParser) -> None:
