@@ -18,7 +18,7 @@ from fake_executor import EOG, N_VOCAB, FakeExecutor, FakeVocab, answer
 from naiad.engine.base import CoreJob
 from naiad.engine.core import CoreLimits, EngineCore
 from naiad.engine.cost import StepCost
-from naiad.engine.drafts import MOST_DRAFT, NgramDrafter, Shares
+from naiad.engine.drafts import MOST_DRAFT, MOST_READ, NgramDrafter, Shares
 from naiad.engine.executor import Run
 from naiad.engine.scheduler import StepBudget
 from naiad.engine.sequence import Sequence
@@ -204,6 +204,15 @@ def test_guesses_are_the_same_however_the_tokens_come(tokens: list[int], cuts: l
     parts.catch_up()
     assert whole.draft(8) == parts.draft(8)
     assert whole.shares._shares == pytest.approx(parts.shares._shares)
+
+
+def test_a_long_prompt_is_read_over_several_steps() -> None:
+    drafter = NgramDrafter([1, 2, 3, 4] * MOST_READ)
+    for _ in range(3):
+        drafter.catch_up()
+        assert drafter.draft(2) == ()
+    drafter.catch_up()
+    assert drafter.draft(2) == (1, 2)
 
 
 def test_a_text_that_goes_round_is_followed_around() -> None:

@@ -23,6 +23,8 @@ from naiad.engine.sequence import Sequence
 
 #: Tokens that must have occurred before in the same order.
 _MATCH = 3
+#: Tokens of a long prompt that are taken in with one step, since every stream waits for that.
+MOST_READ = 2048
 #: The most tokens guessed at once.
 MOST_DRAFT = 8
 #: Lengths of matches from which on guesses are counted together, and the share of right ones that
@@ -70,9 +72,10 @@ class NgramDrafter:
         self.shares = Shares(self._everyone, _OWN_MEMORY)
 
     def catch_up(self) -> None:
-        """Take in the tokens that came since the last time."""
-        tokens = self._tokens
-        for at in range(self._n_seen, len(tokens)):
+        """Take in the tokens that came since the last time, at most MOST_READ."""
+        tokens, start = self._tokens, self._n_seen
+        end = min(len(tokens), start + MOST_READ)
+        for at in range(start, end):
             if self._next >= 0:
                 self._follow(tokens[at])
             key = tuple(tokens[max(at - _MATCH + 1, 0) : at + 1])
@@ -80,7 +83,7 @@ class NgramDrafter:
                 if self._next < 0:
                     self._find(key, at)
                 self._after[key] = at + 1
-        self._n_seen = max(self._n_seen, len(tokens))
+        self._n_seen = max(start, end)
 
     def _follow(self, token: int) -> None:
         is_right = self._tokens[self._next] == token
@@ -98,9 +101,13 @@ class NgramDrafter:
             n += 1
         self._next, self._n_matched = start, n
 
+    @property
+    def _has_guess(self) -> bool:
+        return self._next >= 0 and self._n_seen >= len(self._tokens)
+
     def draft(self, most: int) -> tuple[int, ...]:
         """Up to `most` tokens that may come next; () when the last ones never occurred before."""
-        if self._next < 0:
+        if not self._has_guess:
             return ()
         n_period = len(self._tokens) - self._next  # a text that goes round is followed around
         return tuple(self._tokens[self._next + i % n_period] for i in range(most))
@@ -115,7 +122,7 @@ class NgramDrafter:
         seconds it may take. With a share p of right guesses for each place, the i-th of a draft is
         accepted with the product of the first i.
         """
-        if self._next < 0:
+        if not self._has_guess:
             return 0, n_expected
         depth = len(self._tokens)
         best = n_expected / cost.step_s(n_rows, depth) * _MARGIN
