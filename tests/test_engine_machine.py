@@ -311,7 +311,6 @@ class SlidingLaneMachine(SlidingMachine, LaneMachine):
 _SETTINGS = settings(
     max_examples=40,
     stateful_step_count=40,
-    deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )

@@ -129,7 +129,7 @@ def test_the_shortest_piece_that_can_be_missed() -> None:
 # -- against the plain account --------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["keep", "drop", "insert"]), st.integers(1, 160)), max_size=9
@@ -152,7 +152,7 @@ def test_pieces_are_pieces_whatever_was_done(
     find(old, new, min(start, len(new)))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(
     st.lists(st.tuples(st.booleans(), st.integers(MIN_SEGMENT, 150)), min_size=1, max_size=6),
     st.integers(0, 9),

@@ -116,7 +116,6 @@ class WholeStreamMachine(StreamMachine):
 _SETTINGS = settings(
     max_examples=40,
     stateful_step_count=40,
-    deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )

@@ -88,7 +88,11 @@ async def test_bad_bodies_are_refused_before_the_headers(
 
 
 async def test_large_bodies_are_read_in_pieces() -> None:
-    connection = Connection(fake_app(FakeEngine()), "POST", GENERATE)
+    def repeat(stream: FakeStream) -> None:
+        stream.put(str(stream.job.prompt))
+        stream.end(FinishReason.STOP)
+
+    connection = Connection(fake_app(FakeEngine(repeat)), "POST", GENERATE)
     text = "x" * 300_000
     body = b'{"prompt": "' + text.encode() + b'"}'
     for i in range(0, len(body), 65_536):

@@ -120,7 +120,7 @@ def test_no_count_or_length_is_believed(tmp_path: Path, data: bytes) -> None:
         tracemalloc.stop()
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, len(small_model()) - 1), value=st.integers(0, 255))
 def test_any_byte_may_be_wrong(tmp_path: Path, place: int, value: int) -> None:
     data = bytearray(small_model())
