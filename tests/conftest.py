@@ -22,7 +22,8 @@ from naiad.testing.exact_models import exact_model
 _BUILT = Path(tempfile.gettempdir()) / f"naiad-exact-models-{os.getuid()}"
 _test_numbers = itertools.count()
 
-#: Real processes, sockets, or many random cases: left out of the quick run by `-m "not soak"`.
+#: Left out of the quick run by `-m "not soak"`: real processes, sockets, many random cases, or
+#: packages of others that take longer to import than all their tests.
 _SLOW = {
     "test_bench_compare.py",
     "test_bench_plot.py",
@@ -37,6 +38,9 @@ _SLOW = {
     "test_dialect_fuzz.py",
     "test_dialect_ollama.py",
     "test_dialect_responses.py",
+    "test_dialect_sdk.py",
+    "test_dialect_sdk_embeddings.py",
+    "test_dialect_sdk_progress.py",
     "test_engine_disk_cache.py",
     "test_engine_exact.py",
     "test_engine_gemma_cache.py",
@@ -49,6 +53,7 @@ _SLOW = {
     "test_exact_models.py",
     "test_http_serve.py",
     "test_http_socket.py",
+    "test_quick_run.py",
     "test_renderer.py",
     "test_scripted.py",
     "test_setup_build.py",
