@@ -10,19 +10,13 @@ import httpx
 import openai
 import pytest
 
-from dialect_server import House, house
+from dialect_server import house
 from fakes import silent
-
-
-def client(running: House) -> openai.AsyncOpenAI:
-    made = openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key="-", max_retries=0)
-    running.closing.push_async_callback(made.close)
-    return made
 
 
 async def test_texts_and_tokens_as_floats_and_as_bytes() -> None:
     async with house(silent) as running:
-        create: Any = client(running).embeddings.create
+        create: Any = running.sdk().embeddings.create
         told = await create(model="text-embedding-3-small", input=["ab", "abcde"])
         assert [one.index for one in told.data] == [0, 1]
         assert (told.usage.prompt_tokens, told.usage.total_tokens) == (7, 7)
@@ -41,7 +35,7 @@ async def test_texts_and_tokens_as_floats_and_as_bytes() -> None:
 
 async def test_fewer_dimensions_have_length_one_again() -> None:
     async with house(silent) as running:
-        create: Any = client(running).embeddings.create
+        create: Any = running.sdk().embeddings.create
         (one,) = (await create(model="m", input="ab", dimensions=2)).data
         assert one.embedding == pytest.approx([0.6, 0.8])
         with pytest.raises(openai.BadRequestError, match="too long") as caught:
@@ -49,6 +43,6 @@ async def test_fewer_dimensions_have_length_one_again() -> None:
         assert (caught.value.param, caught.value.code) == ("input", "context_length_exceeded")
         assert caught.value.body["n_ctx"] == 4  # type: ignore[index]
         with pytest.raises(openai.BadRequestError, match="cannot rank documents"):
-            await client(running).post(
+            await running.sdk().post(
                 "/rerank", body={"query": "a", "documents": ["b"]}, cast_to=httpx.Response
             )
