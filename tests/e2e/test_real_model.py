@@ -132,6 +132,8 @@ async def test_what_clients_got_is_what_the_journal_says(
             for i, prompt in enumerate(prompts)
         )
     )
+    refused = [(a.status, a.body, a.errors) for a in answers if a.status != 200 or a.errors]
+    assert refused == []
     backend = load(EngineConfig(model=str(starter), parallel=1, ctx=256))(lambda _: None)
     said = journalled(journal, backend)
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):

@@ -11,6 +11,8 @@ from __future__ import annotations
 _MEMORY = 0.9
 #: Nothing smaller is worth a step of its own: small chunks are less efficient.
 MIN_CHUNK = 8
+#: Seconds that a token takes at least, where a clock that stood still says that it took none.
+_LEAST_S = 1e-9
 
 
 class StepCost:
@@ -39,7 +41,7 @@ class StepCost:
         """n_tokens at about `depth` took this long; `beside` decoding streams, in the same step."""
         own = max(seconds - (self._decode_s if beside else 0.0), seconds * 0.1)
         if n_tokens >= MIN_CHUNK:
-            self._line.add(depth, own / n_tokens)
+            self._line.add(depth, max(own / n_tokens, _LEAST_S))
 
     def saw_drafts(self, n_tokens: int, seconds: float) -> None:
         """A decoding step with n_tokens guessed ones in it took this long."""
