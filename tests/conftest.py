@@ -53,6 +53,7 @@ _SLOW = {
     "test_exact_models.py",
     "test_http_serve.py",
     "test_http_socket.py",
+    "test_models_hub.py",
     "test_quick_run.py",
     "test_renderer.py",
     "test_scripted.py",
@@ -90,8 +91,12 @@ def _marks(path: Path) -> set[str]:
     return marks | slow | _ROOMS.get(path.parent.name, set())
 
 
+def _is_quick(config: pytest.Config) -> bool:
+    return "soak" in _left_out(config)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    settings.load_profile("quick" if "soak" in _left_out(config) else "whole")
+    settings.load_profile("quick" if _is_quick(config) else "whole")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -107,9 +112,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.soak)
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """What was imported stays: the garbage collector need not look at it again and again."""
     gc.freeze()
+    if _is_quick(session.config):  # small objects only, and nobody's memory hangs on them
+        gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(scope="session", autouse=True)

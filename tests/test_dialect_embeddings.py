@@ -18,6 +18,7 @@ from naiad.errors import InvalidRequest, Unsupported
 from naiad.types import ModelInfo
 
 
+@pytest.mark.soak
 async def test_a_client_that_hangs_up_waits_for_nothing() -> None:
     async with house(silent) as running:
         running.engine.gate.clear()
