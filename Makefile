@@ -3,6 +3,7 @@
 #
 #   make setup [GPU=cuda|vulkan|metal|none]   environment, engine compiled for this machine, starter
 #   make serve [ARGS="--port 8080"]           all of setup, then serve the starter model
+#   make unit [ARGS=tests/test_docs.py]       the quick tests; at most ten seconds, see CONTRIBUTING
 #   make test                                 all of setup, then every check
 #   make docs                                 these pages as a web site, in site/
 #   make conformance                          suites of others; needs Node.js, see tests/conformance
@@ -17,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: help setup serve test conformance test-clients lint docs bench clean engine starter tuned dev models
+.PHONY: help setup serve unit test conformance test-clients lint docs bench clean engine starter tuned dev models
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -27,6 +28,13 @@ setup: tuned
 
 serve: tuned
 	@exec $(BIN)/naiad serve $(ARGS)
+
+# Asked many times a day, so the whole has ten seconds: the last line tells how many it took, and
+# those before which tests took longest. Bytecode is kept, or every run compiles all tests again.
+QUICK := not engine and not model and not soak and not browser
+
+unit: $(STAMP)-dev
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -m "$(QUICK)" --durations=5 $(ARGS)
 
 test: dev models
 	@$(MAKE) --no-print-directory check

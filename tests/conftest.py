@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from naiad.engine.disk_folder import DIR_ENV
 from naiad.errors import ModelFileError
@@ -19,7 +22,8 @@ from naiad.testing.exact_models import exact_model
 _BUILT = Path(tempfile.gettempdir()) / f"naiad-exact-models-{os.getuid()}"
 _test_numbers = itertools.count()
 
-#: Real processes, sockets, or many random cases: left out of the quick run by `-m "not soak"`.
+#: Left out of the quick run by `-m "not soak"`: real processes, sockets, many random cases, or
+#: packages of others that take longer to import than all their tests.
 _SLOW = {
     "test_bench_compare.py",
     "test_bench_plot.py",
@@ -34,6 +38,9 @@ _SLOW = {
     "test_dialect_fuzz.py",
     "test_dialect_ollama.py",
     "test_dialect_responses.py",
+    "test_dialect_sdk.py",
+    "test_dialect_sdk_embeddings.py",
+    "test_dialect_sdk_progress.py",
     "test_engine_disk_cache.py",
     "test_engine_exact.py",
     "test_engine_gemma_cache.py",
@@ -46,6 +53,8 @@ _SLOW = {
     "test_exact_models.py",
     "test_http_serve.py",
     "test_http_socket.py",
+    "test_models_hub.py",
+    "test_quick_run.py",
     "test_renderer.py",
     "test_scripted.py",
     "test_setup_build.py",
@@ -56,11 +65,58 @@ _SLOW = {
     "test_worker.py",
 }
 
+#: Rooms whose tests all carry these marks.
+_ROOMS = {"ui": {"browser", "soak"}}
+_MODULE_MARKS = re.compile(r"^pytestmark = (.*)$", re.MULTILINE)
+
+# No case has a time limit: a machine that is busy with something else is no fault of ours.
+settings.register_profile("whole", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "quick", settings.get_profile("whole"), max_examples=25, derandomize=True, database=None
+)
+
+
+def _left_out(config: pytest.Config) -> set[str]:
+    """The marks that `-m` leaves out, when it does nothing else."""
+    terms = [term.strip() for term in config.option.markexpr.split(" and ")]
+    names = {term.removeprefix("not ") for term in terms if re.fullmatch(r"not \w+", term)}
+    return names if len(names) == len(terms) else set()
+
+
+def _marks(path: Path) -> set[str]:
+    """The marks of every test in the file, known without importing it."""
+    found = _MODULE_MARKS.search(path.read_text(encoding="utf-8"))
+    marks = set(re.findall(r"pytest\.mark\.(\w+)", found[1])) if found else set()
+    slow = {"soak"} if path.name in _SLOW else set()
+    return marks | slow | _ROOMS.get(path.parent.name, set())
+
+
+def _is_quick(config: pytest.Config) -> bool:
+    return "soak" in _left_out(config)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("quick" if _is_quick(config) else "whole")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import what the marks leave out: that takes longer than many tests."""
+    if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+        return None
+    return True if _marks(collection_path) & _left_out(config) else None
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name in _SLOW:
             item.add_marker(pytest.mark.soak)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported stays: the garbage collector need not look at it again and again."""
+    gc.freeze()
+    if _is_quick(session.config):  # small objects only, and nobody's memory hangs on them
+        gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -87,11 +143,12 @@ def _disk_cache_of_the_module(_disk_caches: Path, request: pytest.FixtureRequest
 
 
 @pytest.fixture(autouse=True)
-def _disk_cache_of_the_test(
-    _disk_caches: Path, _disk_cache_of_the_module: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _disk_cache_of_the_test(_disk_caches: Path, _disk_cache_of_the_module: None) -> Iterator[None]:
     """No test finds what another one computed."""
-    monkeypatch.setenv(DIR_ENV, str(_disk_caches / f"test-{next(_test_numbers)}"))
+    before = os.environ[DIR_ENV]
+    os.environ[DIR_ENV] = f"{_disk_caches}/test-{next(_test_numbers)}"
+    yield
+    os.environ[DIR_ENV] = before
 
 
 def _installed(name: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,6 +16,9 @@ from naiad.errors import EngineFailed
 from naiad.http.app import build_app
 from naiad.service.service import Service
 from naiad.types import ChatPrompt, EngineSettings, FinishReason, ModelInfo
+
+if TYPE_CHECKING:
+    import openai
 
 #: A template that shows reasoning tags and calls as Hermes writes them.
 TEMPLATE = "{{ tools }}{{ messages }}<think></think><tool_call></tool_call>"
@@ -77,6 +80,14 @@ class House:
     @property
     def job(self) -> Any:
         return self.engine.streams[max(self.engine.streams)].job
+
+    def sdk(self) -> openai.AsyncOpenAI:
+        """A client of the `openai` package, closed with the server."""
+        import openai  # here, since it takes longer to load than most tests to run
+
+        made = openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="-", max_retries=0)
+        self.closing.push_async_callback(made.close)
+        return made
 
     @property
     def asked(self) -> Any:

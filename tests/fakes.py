@@ -229,6 +229,11 @@ def make_service(engine: FakeEngine, config: Config | None = None) -> Service:
     return Service(engine, config or Config(max_queue=2), FakeRenderer())
 
 
+def script(*verbs: list[Any]) -> str:
+    """The prompt that makes the scripted engine act so; see naiad.testing.actor."""
+    return json.dumps({"script": verbs})
+
+
 def request(text: str = "hello", **fields: Any) -> GenerateRequest:
     return replace(GenerateRequest(prompt=TextPrompt(text)), **fields)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from channel_cases import Folded, cut, fold, read
@@ -69,7 +69,6 @@ def test_text_is_not_held_back_longer_than_it_must_be() -> None:
     assert channels.finish() == []
 
 
-@settings(max_examples=60)
 @given(
     st.lists(st.sampled_from(["<think>", "</think>", "<", "thi", "\n", " ", "a", "😀", "</t"])),
     st.lists(st.integers(1, 4), max_size=8),
@@ -140,7 +139,6 @@ def test_tools_are_looked_for_only_when_there_are_some() -> None:
     assert made(ChatPrompt((HI,), is_split=True), text=call) == Folded(text=call)
 
 
-@settings(max_examples=60)
 @given(st.text("<>ab", max_size=12))
 def test_split_first_loses_nothing(text: str) -> None:
     before, mark, after = split_first(text, ("<a>", "<ab>", "b<"))

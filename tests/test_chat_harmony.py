@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from channel_cases import Folded, FoldedCall, cut, read
@@ -60,7 +60,6 @@ def test_channels_are_told_apart(text: str, want: Folded) -> None:
     assert read(channels(), text) == want
 
 
-@settings(max_examples=40)
 @given(st.lists(st.integers(1, 9), max_size=30))
 def test_pieces_do_not_matter(sizes: list[int]) -> None:
     text = ANALYSIS + CALL + "<|end|><|start|>assistant" + FINAL

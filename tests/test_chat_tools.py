@@ -6,7 +6,7 @@ import itertools
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from channel_cases import Folded, FoldedCall, cut, read
@@ -114,7 +114,6 @@ def test_a_character_at_a_time_says_the_same(form: ToolFormat, text: str, meant:
     assert read(channels(form), *text) == meant
 
 
-@settings(max_examples=80)
 @given(st.sampled_from(CASES), st.lists(st.integers(1, 9), max_size=12))
 def test_any_cutting_says_the_same(case: tuple[ToolFormat, str, Folded], sizes: list[int]) -> None:
     form, text, meant = case
@@ -129,7 +128,6 @@ BITS = (
 )
 
 
-@settings(max_examples=100)
 @given(
     st.sampled_from([*FORMATS, PLAIN]),
     st.lists(

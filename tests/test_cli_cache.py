@@ -122,5 +122,6 @@ def test_the_folder_may_be_a_flag_or_come_from_the_settings_file(
     assert "Tiny" in capsys.readouterr().out
 
 
+@pytest.mark.soak
 def test_it_loads_little() -> None:
     assert not loaded_by("cache") & {"uvicorn", "starlette", "rich", "llama_cpp", "numpy"}

@@ -102,6 +102,7 @@ def test_little_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checking.look_at_memory().verdict == "warn"
 
 
+@pytest.mark.soak
 def test_the_self_test_generates_with_a_real_worker(tmp_path: Path) -> None:
     (tmp_path / "any.gguf").touch()
     scripted = Config(engine=EngineConfig(engine="scripted"))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from fakes import script
 from naiad.client.base import Job, TokenBatch
 from naiad.client.launch import in_thread
 from naiad.client.stream import Stream
 from naiad.client.table import StreamTable
 from naiad.config import EngineConfig
 from naiad.ipc.messages import Accepted, Progressed, ProgressItem, StepDone, StreamItem
+from naiad.testing.actor import Actor
 from naiad.testing.exact import read_all
 from naiad.testing.scripted import RATE_VARIABLE, encode, expected_text
 from naiad.types import FinishReason, Progress, SamplingParams
@@ -108,10 +111,6 @@ class TestTable:
         assert table.violations == 1
 
 
-def script(*verbs: list[Any]) -> str:
-    return json.dumps({"script": verbs})
-
-
 def asking(prompt: str, **fields: Any) -> Job:
     return Job(prompt, 5, SamplingParams(ignore_eos=True), wants_progress=True, **fields)
 
@@ -144,25 +143,32 @@ async def test_a_waiting_stream_hears_its_place_move_up_until_it_has_text(
 async def test_progress_of_a_prompt_only_grows_and_ends_with_the_first_token(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Each step waits until what came of the last one was read, so none is missed."""
+    go_on = threading.Semaphore(0)
+
+    def work(self: Actor, n_steps: int) -> Iterator[float]:
+        for step in range(n_steps):
+            self.n_done = self.n_prompt * (step + 1) // n_steps
+            yield 0.0
+            go_on.acquire()
+
+    monkeypatch.setattr(Actor, "do_prefill", work)
     monkeypatch.setenv(RATE_VARIABLE, "0")
     engine = in_thread(EngineConfig(engine="scripted", parallel=1, ctx=200))
     await engine.start()
     await engine.wait_ready()
     try:
-        prompt = script(["prefill", 50, 0.008], ["emit", 5])
+        prompt = script(["prefill", 9], ["emit", 5])
+        n_prompt = len(encode(prompt))
         stream = await engine.submit(asking(prompt))
-        n_done, n_tokens = list[int](), 0
-        while True:
+        for step in range(9):
             batch = await stream.get()
-            n_tokens += len(batch.tokens)
-            if batch.progress is not None:
-                assert n_tokens == 0
-                assert (batch.progress.position, batch.tokens) == (None, ())
-                n_done.append(batch.progress.n_done)
-            if batch.finish is not None:
-                break
-        assert n_done == sorted(set(n_done))
-        assert n_done[-1] <= len(encode(prompt))
-        assert n_tokens == 5
+            assert batch.progress is not None
+            assert (batch.progress.position, batch.tokens) == (None, ())
+            assert batch.progress.n_done == n_prompt * (step + 1) // 9
+            go_on.release()
+        answer = await read_all(stream)
+        assert len(answer.tokens) == 5
     finally:
+        go_on.release(9)
         await engine.close()

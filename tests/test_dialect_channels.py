@@ -8,10 +8,9 @@ from typing import Any
 
 import httpx
 import msgspec
-import openai
 import pytest
 
-from dialect_server import CALL, TEMPLATE, House, house, saying
+from dialect_server import CALL, TEMPLATE, house, saying
 from fakes import FakeEngine, FakeStream, make_service
 from http_client import ask
 from naiad.config import Config
@@ -38,17 +37,11 @@ TOOL: Any = {"type": "function", "function": {"name": "get_weather", "parameters
 ANSWER = f"<think>\nwhy\n</think>\n\nso \n{CALL}\n{CALL}"
 
 
-def client(running: House) -> openai.AsyncOpenAI:
-    made = openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key="-", max_retries=0)
-    running.closing.push_async_callback(made.close)
-    return made
-
-
 @pytest.mark.parametrize("size", [1, 3, 1000])
 async def test_reasoning_and_tools_whole_and_streamed(size: int) -> None:
     pieces = [ANSWER[i : i + size] for i in range(0, len(ANSWER), size)]
     async with house(saying(*pieces)) as running:
-        create: Any = client(running).chat.completions.create
+        create: Any = running.sdk().chat.completions.create
         told: Any = await create(model="m", messages=HI, tools=[TOOL])
         assert running.asked["tools"][0]["function"]["name"] == "get_weather"
         choice = told.choices[0]
@@ -56,7 +49,7 @@ async def test_reasoning_and_tools_whole_and_streamed(size: int) -> None:
         assert (choice.message.reasoning_content, choice.message.content) == ("why", "so")
         calls = [(c.function.name, c.function.arguments) for c in choice.message.tool_calls]
         assert calls == [("get_weather", '{"city": "Köln 😀"}')] * 2
-        async with client(running).chat.completions.stream(
+        async with running.sdk().chat.completions.stream(
             model="m", messages=HI, tools=[TOOL]
         ) as events:
             kinds = {event.type async for event in events}
@@ -69,7 +62,7 @@ async def test_reasoning_and_tools_whole_and_streamed(size: int) -> None:
 
 async def test_reasoning_alone_is_streamed_beside_the_text() -> None:
     async with house(saying("<th", "ink>wh", "y</thi", "nk>s", "o")) as running:
-        create: Any = client(running).chat.completions.create
+        create: Any = running.sdk().chat.completions.create
         chunks = [c async for c in await create(model="m", messages=HI, stream=True)]
         deltas = [chunk.choices[0].delta for chunk in chunks]
         assert "".join(getattr(d, "reasoning_content", None) or "" for d in deltas) == "why"
@@ -83,7 +76,7 @@ async def test_one_call_at_a_time_ends_the_answer_and_the_engines_work() -> None
         stream.put(f"{CALL}\n{CALL}")  # and never ends by itself
 
     async with house(script) as running:
-        told: Any = await client(running).chat.completions.create(
+        told: Any = await running.sdk().chat.completions.create(
             model="m", messages=HI, tools=[TOOL], parallel_tool_calls=False
         )
         assert running.engine.aborted
@@ -94,7 +87,7 @@ async def test_one_call_at_a_time_ends_the_answer_and_the_engines_work() -> None
 async def test_a_forced_call_is_one_by_grammar() -> None:
     said = '{"name": "get_weather", "arguments": {"city": "Köln"}}'
     async with house(saying(said)) as running:
-        told: Any = await client(running).chat.completions.create(
+        told: Any = await running.sdk().chat.completions.create(
             model="m", messages=HI, tools=[TOOL], tool_choice="required"
         )
         grammar = running.job.grammar
@@ -108,7 +101,7 @@ async def test_a_forced_call_is_one_by_grammar() -> None:
 async def test_a_model_that_knows_no_tools_is_told_of_them() -> None:
     said = '```json\n{"name": "get_weather", "arguments": {}}\n```'
     async with house(saying(said), template="{{ messages }}") as running:
-        told: Any = await client(running).chat.completions.create(
+        told: Any = await running.sdk().chat.completions.create(
             model="m", messages=HI, tools=[TOOL]
         )
         system, user = running.asked["turns"]
@@ -120,7 +113,7 @@ async def test_a_model_that_knows_no_tools_is_told_of_them() -> None:
 
 async def test_a_call_that_is_cut_off_ends_with_length() -> None:
     async with house(saying(CALL[:60], reason=FinishReason.LENGTH)) as running:
-        told: Any = await client(running).chat.completions.create(
+        told: Any = await running.sdk().chat.completions.create(
             model="m", messages=HI, tools=[TOOL]
         )
     assert told.choices[0].finish_reason == "length"
@@ -129,7 +122,7 @@ async def test_a_call_that_is_cut_off_ends_with_length() -> None:
 
 async def test_a_stop_string_ends_the_answer_in_every_channel() -> None:
     async with house(saying("<think>why STOP not</think>so")) as running:
-        told: Any = await client(running).chat.completions.create(
+        told: Any = await running.sdk().chat.completions.create(
             model="m", messages=HI, stop=["STOP"]
         )
     message = told.choices[0].message

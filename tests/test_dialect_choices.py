@@ -10,18 +10,12 @@ from typing import Any
 import openai
 import pytest
 
-from dialect_server import House, failing, house, saying
+from dialect_server import failing, house, saying
 from fakes import FakeStream, silent
 from http_client import connected, http
 from naiad.types import FinishReason
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
-
-
-def client(running: House) -> openai.AsyncOpenAI:
-    made = openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key="-", max_retries=0)
-    running.closing.push_async_callback(made.close)
-    return made
 
 
 def by_choice(stream: FakeStream) -> None:
@@ -33,7 +27,7 @@ def by_choice(stream: FakeStream) -> None:
 
 async def test_choices_whole_and_streamed() -> None:
     async with house(by_choice) as running:
-        create: Any = client(running).chat.completions.create
+        create: Any = running.sdk().chat.completions.create
         told = await create(model="m", messages=HI, n=3, seed=5)
         assert [c.message.content for c in told.choices] == ["I am 0!", "I am 1!", "I am 2!"]
         assert [c.index for c in told.choices] == [0, 1, 2]
@@ -62,7 +56,7 @@ async def test_choices_whole_and_streamed() -> None:
 
 async def test_several_prompts_with_echo() -> None:
     async with house(saying(" yes", "!")) as running:
-        create: Any = client(running).completions.create
+        create: Any = running.sdk().completions.create
         told = await create(model="m", prompt=["Is it?", "Was it?"], echo=True)
         assert [c.text for c in told.choices] == ["Is it? yes!", "Was it? yes!"]
         assert told.usage.prompt_tokens == len("Is it?") + len("Was it?")
@@ -80,7 +74,7 @@ async def test_logprobs_of_a_chat_line_up_with_its_text(size: int) -> None:
     told: dict[str, Any] = {"messages": HI, "model": "m", "stop": " STOP"}
     asked: dict[str, Any] = {**told, "logprobs": True, "top_logprobs": 2}
     async with house(saying(*pieces)) as running:  # type: ignore[arg-type]
-        create: Any = client(running).chat.completions.create
+        create: Any = running.sdk().chat.completions.create
         whole = (await create(**asked)).choices[0]
         assert (await create(**told)).choices[0].logprobs is None
         entries: list[Any] = []
@@ -103,7 +97,7 @@ async def test_logprobs_of_a_chat_line_up_with_its_text(size: int) -> None:
 
 async def test_logprobs_of_a_completion_have_offsets_in_the_text() -> None:
     async with house(saying("Hé", "😀", " end")) as running:
-        create: Any = client(running).completions.create
+        create: Any = running.sdk().completions.create
         whole = (await create(model="m", prompt="x", logprobs=1)).choices[0].logprobs
         assert whole.tokens == ["Hé", "😀", " end"]
         assert whole.text_offset == [0, 2, 3]
@@ -119,7 +113,7 @@ async def test_logprobs_of_a_completion_have_offsets_in_the_text() -> None:
 
 async def test_reasoning_has_no_entries_among_the_texts() -> None:
     async with house(saying("<think>", "hm", "</think>", "\n\nSo", " it is")) as running:
-        create: Any = client(running).chat.completions.create
+        create: Any = running.sdk().chat.completions.create
         told = (await create(model="m", messages=HI, logprobs=True)).choices[0]
         assert told.message.content == "So it is"
         assert [one.token for one in told.logprobs.content] == ["\n\nSo", " it is"]
@@ -133,7 +127,7 @@ async def test_one_that_fails_ends_all(*, stream: bool) -> None:
             one.end(FinishReason.STOP)
 
     async with house(script) as running:
-        create: Any = client(running).chat.completions.create
+        create: Any = running.sdk().chat.completions.create
         with pytest.raises(openai.APIError, match="The engine died"):
             answer = await create(model="m", messages=HI, n=2, stream=stream)
             [chunk async for chunk in answer]
@@ -154,7 +148,7 @@ async def test_a_client_that_hangs_up_ends_all_its_answers(is_streamed: str) -> 
 async def test_when_there_is_no_room_for_all_none_is_left_behind() -> None:
     async with house(silent) as running:  # four run, two may wait
         with pytest.raises(openai.InternalServerError, match="busy"):
-            await client(running).chat.completions.create(model="m", messages=HI, n=7)
+            await running.sdk().chat.completions.create(model="m", messages=HI, n=7)
         assert len(running.engine.aborted) == 6
 
 
@@ -166,7 +160,7 @@ async def test_a_defect_in_one_part_ends_the_stream_with_an_error(
 
     monkeypatch.setattr("naiad.http.many.told", broken)
     async with house(by_choice) as running:
-        create: Any = client(running).chat.completions.create
+        create: Any = running.sdk().chat.completions.create
         with pytest.raises(openai.APIError, match="its log says why"):
             [chunk async for chunk in await create(model="m", messages=HI, n=2, stream=True)]
         assert all(s.is_ended for s in running.engine.streams.values())
@@ -179,7 +173,7 @@ async def test_choices_are_told_as_they_form() -> None:
         saying("second")(one) if one.job.sampling.choice == 1 else None
     )
     async with house(tell) as running:
-        create: Any = client(running).completions.create
+        create: Any = running.sdk().completions.create
         async for chunk in await create(model="m", prompt="x", n=2, stream=True):
             if chunk.choices[0].index == 1 and chunk.choices[0].finish_reason:
                 said.set()

@@ -1,18 +1,14 @@
-"""Embeddings over the whole server, by the `openai` package; and why nothing is reranked."""
+"""Embeddings: what is read, what is refused, and why nothing is reranked."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import struct
 from typing import Any
 
-import httpx
-import openai
 import pytest
 
 from dialect_cases import CALLER, MODEL, FakeBackend
-from dialect_server import House, house
+from dialect_server import house
 from fakes import silent
 from http_client import connected, http
 from naiad.dialects.base import Call
@@ -22,46 +18,7 @@ from naiad.errors import InvalidRequest, Unsupported
 from naiad.types import ModelInfo
 
 
-def client(running: House) -> openai.AsyncOpenAI:
-    made = openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key="-", max_retries=0)
-    running.closing.push_async_callback(made.close)
-    return made
-
-
-async def test_texts_and_tokens_as_floats_and_as_bytes() -> None:
-    async with house(silent) as running:
-        create: Any = client(running).embeddings.create
-        told = await create(model="text-embedding-3-small", input=["ab", "abcde"])
-        assert [one.index for one in told.data] == [0, 1]
-        assert (told.usage.prompt_tokens, told.usage.total_tokens) == (7, 7)
-        plain = await create(model="m", input=["ab", "abcde"], encoding_format="float")
-        for one, other in zip(told.data, plain.data, strict=True):
-            assert one.embedding == pytest.approx(other.embedding)
-            assert sum(x * x for x in other.embedding) == pytest.approx(1)
-        raw = await create(model="m", input="ab", encoding_format="base64")
-        data = base64.b64decode(raw.data[0].embedding)
-        assert struct.unpack("<4f", data) == pytest.approx(tuple(plain.data[0].embedding))
-        ids = await create(model="m", input=[[1, 2], [3, 4, 5, 6, 7]])
-        assert [one.embedding for one in ids.data] == [one.embedding for one in told.data]
-        assert len((await create(model="m", input=[1, 2])).data) == 1
-        assert running.engine.streams == {}
-
-
-async def test_fewer_dimensions_have_length_one_again() -> None:
-    async with house(silent) as running:
-        create: Any = client(running).embeddings.create
-        (one,) = (await create(model="m", input="ab", dimensions=2)).data
-        assert one.embedding == pytest.approx([0.6, 0.8])
-        with pytest.raises(openai.BadRequestError, match="too long") as caught:
-            await create(model="m", input=["fine", "refuse"])
-        assert (caught.value.param, caught.value.code) == ("input", "context_length_exceeded")
-        assert caught.value.body["n_ctx"] == 4  # type: ignore[index]
-        with pytest.raises(openai.BadRequestError, match="cannot rank documents"):
-            await client(running).post(
-                "/rerank", body={"query": "a", "documents": ["b"]}, cast_to=httpx.Response
-            )
-
-
+@pytest.mark.soak
 async def test_a_client_that_hangs_up_waits_for_nothing() -> None:
     async with house(silent) as running:
         running.engine.gate.clear()

@@ -14,6 +14,7 @@ from fakes import FakeEngine, FakeStream, make_service
 from http_client import ask
 from naiad.config import Config
 from naiad.dialects import registry
+from naiad.dialects.base import Dialect
 from naiad.errors import EngineFailed
 from naiad.http.app import build_app
 from naiad.types import FinishReason
@@ -21,7 +22,13 @@ from naiad.types import FinishReason
 
 def app_with(monkeypatch: pytest.MonkeyPatch, engine: FakeEngine) -> ASGIApp:
     """The real app, whose table has one line more."""
-    monkeypatch.setattr(registry, "DIALECTS", (*registry.DIALECTS, extra_dialect.DIALECT))
+    return app_of(monkeypatch, engine, (*registry.DIALECTS, extra_dialect.DIALECT))
+
+
+def app_of(
+    monkeypatch: pytest.MonkeyPatch, engine: FakeEngine, dialects: tuple[Dialect, ...]
+) -> ASGIApp:
+    monkeypatch.setattr(registry, "DIALECTS", dialects)
     config = Config(api_key="key")
     return build_app(make_service(engine, config), config, registry.DIALECTS)
 
@@ -72,7 +79,7 @@ async def test_its_streams_fail_like_all_others(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_it_is_in_the_reference_without_another_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    app = app_with(monkeypatch, FakeEngine())
+    app = app_of(monkeypatch, FakeEngine(), (extra_dialect.DIALECT,))
     told = (await ask(app, "GET", "/openapi.json")).value["paths"]["/telegram"]["post"]
     body = told["requestBody"]["content"]["application/json"]["schema"]
     assert (told["summary"], body["required"]) == ("An answer by wire", ["message"])

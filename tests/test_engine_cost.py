@@ -53,6 +53,15 @@ def test_a_target_shorter_than_a_step_leaves_the_smallest_chunk() -> None:
     assert taught(1e-3, 0, 0.5).chunk(0.08, 0) == MIN_CHUNK
 
 
+def test_a_clock_that_stood_still_is_no_division_by_zero() -> None:
+    cost = StepCost()
+    for _ in range(3):
+        cost.saw_decode(0.0)
+        cost.saw_prefill(64, 100, 0.0, beside=True)
+    assert cost.chunk(0.08, 100) > 1000
+    assert cost.prefill_s(100, 0) >= 0
+
+
 def test_deeper_costs_more_and_noise_does_little() -> None:
     cost = taught(2e-4, 1e-7, 0.01, n=400, noise=0.2)
     assert cost.prefill_s(100, 4000) > 1.5 * cost.prefill_s(100, 0)
@@ -145,3 +154,12 @@ def test_cost_between_sizes_never_falls() -> None:
     saw(cost, 1, 0.05, 3)
     saw(cost, 5, 0.01, 3)
     assert cost.step_s(3, 0) >= cost.step_s(1, 0)
+
+
+def test_a_clock_that_stands_still_divides_nothing_by_zero() -> None:
+    cost = StepCost()
+    saw(cost, 1, 0.0, 5)
+    saw(cost, 2, 0.0, 5)
+    assert cost.decode_s > 0
+    assert cost.step_s(2, 0) > 0
+    assert cost.step_s(9, 0) > 0

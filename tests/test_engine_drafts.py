@@ -108,7 +108,7 @@ def engine(
 # -- the same text --------------------------------------------------------------------------------
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(
     st.lists(st.lists(st.integers(0, EOG - 1), min_size=5, max_size=30), min_size=1, max_size=5),
     st.floats(0.2, 1.2),

@@ -5,8 +5,10 @@ Over contexts that show every wrong cell as a wrong token, with pools too small 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -23,6 +25,8 @@ from fake_executor import (
     SlidingMemory,
     answer,
 )
+from naiad.engine import core as core_module
+from naiad.engine import lane as lane_module
 from naiad.engine.base import CoreJob
 from naiad.engine.core import CoreLimits, EngineCore
 from naiad.engine.lane import Lane
@@ -44,6 +48,23 @@ KNOWN = (
 )
 
 
+class Clock:
+    """Time that passes when somebody looks, so that a history is the same each time.
+
+    It passes as Hypothesis says: a step may take a second, and what comes after it no time at all.
+    """
+
+    def __init__(self) -> None:
+        self._now = 1000.0
+        self.ticks = itertools.cycle([0.001])  # seconds, one for each look
+
+    def monotonic(self) -> float:
+        self._now += next(self.ticks)
+        return self._now
+
+    perf_counter = monotonic
+
+
 class EngineMachine(RuleBasedStateMachine):
     """Whatever happens, each stream gets its own tokens, in order, and ends once."""
 
@@ -53,6 +74,9 @@ class EngineMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
+        self.clock, self.patch = Clock(), pytest.MonkeyPatch()
+        for module in (core_module, lane_module):
+            self.patch.setattr(module, "time", self.clock)
         self.memory = self.make_memory()
         self.executor = self.make_executor()
         limits: dict[str, Any] = {
@@ -85,6 +109,14 @@ class EngineMachine(RuleBasedStateMachine):
 
     def prepare(self) -> None:
         """Change the core before anything happens."""
+
+    def add(self, job: CoreJob) -> None:
+        self.core.add(job)
+        self.core._by_uid[job.uid].since = self.clock.monotonic()
+
+    @rule(ticks=st.lists(st.sampled_from([0.0, 1e-6, 1e-3, 2.0]), min_size=1, max_size=5))
+    def the_machine_is_busy_otherwise(self, ticks: list[float]) -> None:
+        self.clock.ticks = itertools.cycle(ticks)
 
     def live(self) -> list[int]:
         ended = {uid for uid, items in self.got.items() if items[-1].finish}
@@ -122,7 +154,7 @@ class EngineMachine(RuleBasedStateMachine):
         uid = len(self.want)
         prompt = KNOWN[known][:cut] + tail
         self.want[uid] = answer(prompt, min(n, N_CTX - len(prompt)))
-        self.core.add(CoreJob(uid, tuple(prompt), n, GREEDY, namespace))
+        self.add(CoreJob(uid, tuple(prompt), n, GREEDY, namespace))
 
     @rule(n=st.integers(1, 12))
     def step(self, n: int) -> None:
@@ -189,6 +221,12 @@ class EngineMachine(RuleBasedStateMachine):
             assert self.live() == []
 
     def teardown(self) -> None:
+        try:
+            self.come_to_rest()
+        finally:
+            self.patch.undo()
+
+    def come_to_rest(self) -> None:
         for uid in self.hinted:
             self.core.abort(uid)
         self.cancelled |= self.hinted
@@ -311,7 +349,6 @@ class SlidingLaneMachine(SlidingMachine, LaneMachine):
 _SETTINGS = settings(
     max_examples=40,
     stateful_step_count=40,
-    deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )

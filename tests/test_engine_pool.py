@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fake_executor import FakeMemory, SlidingMemory
@@ -146,7 +146,6 @@ operations = st.lists(
 )
 
 
-@settings(deadline=None, derandomize=True)
 @given(operations)
 def test_two_owners_of_a_cell_always_know_of_each_other(
     todo: list[tuple[str, int, int, int]],

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from fakes import script
 from naiad.engine.base import CoreJob, ReportsProgress
 from naiad.engine.reporting import ProgressReporter
 from naiad.ipc.messages import Accepted, Progressed, ProgressItem, StepDone, StreamItem, Submit
@@ -20,10 +20,6 @@ SAMPLING = SamplingParams(ignore_eos=True)
 
 def job(uid: int, prompt: str = "hello", *, asks: bool = True, **fields: Any) -> CoreJob:
     return CoreJob(uid, tuple(encode(prompt)), 3, SAMPLING, wants_progress=asks, **fields)
-
-
-def script(*verbs: list[Any]) -> str:
-    return json.dumps({"script": verbs})
 
 
 class TellingCore(FakeCore):

@@ -14,7 +14,7 @@ from naiad.engine.segments import MIN_SEGMENT, WINDOW, Segment, SegmentFinder
 
 def tokens(seed: int, n: int, n_kinds: int = 10_000) -> list[int]:
     rng = random.Random(seed)
-    return [rng.randrange(n_kinds) for _ in range(n)]
+    return rng.choices(range(n_kinds), k=n)
 
 
 def find(
@@ -129,7 +129,7 @@ def test_the_shortest_piece_that_can_be_missed() -> None:
 # -- against the plain account --------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["keep", "drop", "insert"]), st.integers(1, 160)), max_size=9
@@ -152,7 +152,7 @@ def test_pieces_are_pieces_whatever_was_done(
     find(old, new, min(start, len(new)))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(
     st.lists(st.tuples(st.booleans(), st.integers(MIN_SEGMENT, 150)), min_size=1, max_size=6),
     st.integers(0, 9),
@@ -172,7 +172,7 @@ def test_of_different_tokens_everything_long_enough_is_found(
     assert total(find(old, new)) == n_kept
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_the_longest_run_is_not_overlooked(seed: int) -> None:
     """Among noise of few kinds, where windows of noise come twice here and there."""
     shared = tokens(seed, 200, 50)

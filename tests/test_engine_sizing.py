@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from naiad.config import EngineConfig, Tuning
@@ -244,7 +244,6 @@ def spent(shape: ModelShape, wish: Wish, room: MemoryFit) -> int:
     return shape.mapped_bytes + cells + memory_fit.compute_bytes(shape, wish, in_sight)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     free_mib=st.integers(100, 60_000),
     parallel=st.integers(1, 64),

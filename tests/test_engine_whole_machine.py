@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from fake_executor import BACK, EOG, FakeMemory, answer
 from fake_whole import StreamMemory, WholeExecutor, WholeMemory
-from naiad.engine import core as core_module
 from naiad.engine.base import CoreJob
 from test_engine_machine import GREEDY, KNOWN, N_CTX, EngineMachine
-
-
-class Clock:
-    """Time that passes when somebody looks, so that a history is the same each time."""
-
-    def __init__(self) -> None:
-        self._now = 1000.0
-
-    def monotonic(self) -> float:
-        self._now += 0.001
-        return self._now
-
-    perf_counter = monotonic
 
 
 class Conversations(EngineMachine):
@@ -33,23 +18,6 @@ class Conversations(EngineMachine):
     def __init__(self) -> None:
         super().__init__()
         self.talks = [KNOWN[i][: 30 + i] for i in range(3)]
-
-    def prepare(self) -> None:
-        clock, add = Clock(), self.core.add
-        self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(core_module, "time", clock)
-
-        def add_timed(job: CoreJob) -> None:
-            add(job)
-            self.core._by_uid[job.uid].since = clock.monotonic()
-
-        self.core.add = add_timed  # type: ignore[method-assign]
-
-    def teardown(self) -> None:
-        try:
-            super().teardown()
-        finally:
-            self.patch.undo()
 
     @rule(
         which=st.integers(0, 2),
@@ -65,7 +33,7 @@ class Conversations(EngineMachine):
         uid = len(self.want)
         self.want[uid] = answer(prompt, n)
         self.talks[which] = prompt + self.want[uid]
-        self.core.add(CoreJob(uid, tuple(prompt), n, GREEDY))
+        self.add(CoreJob(uid, tuple(prompt), n, GREEDY))
 
 
 class WholeMachine(Conversations):
@@ -116,7 +84,6 @@ class WholeStreamMachine(StreamMachine):
 _SETTINGS = settings(
     max_examples=40,
     stateful_step_count=40,
-    deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
 )

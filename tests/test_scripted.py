@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes import script
 from naiad.config import EngineConfig
 from naiad.engine.base import CoreJob, EngineBackend
 from naiad.errors import ContextExceeded, InvalidRequest, ModelFileError
@@ -42,10 +42,6 @@ def test_an_empty_rate_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def job(uid: int, prompt: str, max_tokens: int = 50, *, ignore_eos: bool = True) -> CoreJob:
     return CoreJob(uid, tuple(encode(prompt)), max_tokens, SamplingParams(ignore_eos=ignore_eos))
-
-
-def script(*verbs: list[Any]) -> str:
-    return json.dumps({"script": verbs})
 
 
 def run(core: ScriptedCore) -> dict[int, list[StreamItem]]:

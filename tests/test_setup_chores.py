@@ -189,6 +189,14 @@ def test_an_environment_without_pip_is_told_of_with_a_way_out(checkout: Checkout
     assert checkout.make("clean", "setup").returncode == 0
 
 
+def test_unit_runs_the_quick_tests_and_tells_which_took_longest(checkout: Checkout) -> None:
+    checkout.make("unit", "ARGS=-x")
+    *before, tests = checkout.calls()
+    assert not [call for call in before if call.startswith(("ruff", "mypy", "naiad tune"))]
+    assert tests.startswith("python -m pytest -q -m not engine and not model and not soak")
+    assert tests.endswith("--durations=5 -x")
+
+
 def test_clean_removes_what_was_made(checkout: Checkout) -> None:
     checkout.make("setup")
     assert checkout.make("clean").returncode == 0
@@ -198,7 +206,7 @@ def test_clean_removes_what_was_made(checkout: Checkout) -> None:
 
 def test_help_names_the_chores(checkout: Checkout) -> None:
     out = checkout.make("help").stdout
-    for chore in ("make setup", "make serve", "make test", "make lint"):
+    for chore in ("make setup", "make serve", "make unit", "make test", "make lint"):
         assert chore in out
     assert checkout.make().stdout == out
 

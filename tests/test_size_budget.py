@@ -6,8 +6,8 @@ import ast
 import statistics
 from pathlib import Path
 
-SRC = Path(__file__).parents[1] / "src" / "naiad"
-FILES = sorted(SRC.rglob("*.py"))
+from source_tree import FILES, SRC, n_lines, statements
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -15,7 +15,7 @@ def functions() -> list[tuple[str, Function]]:
     return [
         (f"{path.relative_to(SRC)}:{node.name}", node)
         for path in FILES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in statements(path)
         if isinstance(node, Function)
     ]
 
@@ -31,7 +31,7 @@ def test_functions_are_short() -> None:
 
 
 def test_files_are_short() -> None:
-    lines = {p.relative_to(SRC): p.read_text(encoding="utf-8").count("\n") for p in FILES}
+    lines = {p.relative_to(SRC): n_lines(p) for p in FILES}
     assert {name: n for name, n in lines.items() if n > 450} == {}
 
 
@@ -46,8 +46,5 @@ def test_everything_is_typed() -> None:
 
 
 def test_as_many_lines_of_test_as_of_source() -> None:
-    source = sum(p.read_text(encoding="utf-8").count("\n") for p in FILES)
-    tests = sum(
-        p.read_text(encoding="utf-8").count("\n") for p in Path(__file__).parent.rglob("*.py")
-    )
-    assert tests >= source
+    tests = Path(__file__).parent.rglob("*.py")
+    assert sum(map(n_lines, tests)) >= sum(map(n_lines, FILES))

@@ -81,7 +81,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.one_of(PIECES, st.text(max_size=5)), max_size=25).map("".join))
 def test_any_text_comes_out_harmless(text: str) -> None:
     assert_harmless(render(text))

@@ -7,6 +7,7 @@ wrong way back they are other ones, and so is the text.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,6 +29,7 @@ PIECES = (
     + list('0123456789{}[]":, ')
     + ["Ab", "bA", "ab", "aba", "ca", "ac", "the", " the", "re", "true", "false", '":', '","', '{"']
 )
+LONGEST = re.compile("|".join(map(re.escape, sorted(PIECES, key=len, reverse=True))))
 EOG = len(PIECES)
 N_VOCAB = EOG + 1
 
@@ -44,15 +46,9 @@ class TextVocab:
         return PIECES[token].encode()
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
-        ids = []
-        while text:
-            best = max(
-                (i for i, piece in enumerate(PIECES) if text.startswith(piece)),
-                key=lambda i: len(PIECES[i]),
-            )
-            ids.append(best)
-            text = text[len(PIECES[best]) :]
-        return ids
+        found = LONGEST.findall(text)
+        assert "".join(found) == text, "this vocabulary has no such character"
+        return [PIECES.index(piece) for piece in found]
 
 
 def logits_after(tokens: Sequence[int], favoured: frozenset[int]) -> npt.NDArray[np.float32]:

@@ -114,9 +114,9 @@ async def test_stop_before_the_disconnect_cancels_the_old_stream_only(
         assert len((await old).terminals) == 1
 
 
-@pytest.mark.parametrize("delay_ms", [0, 60, 400, 2000])
+@pytest.mark.parametrize(("delay_ms", "n_streams"), [(0, 30), (60, 30), (400, 8), (2000, 2)])
 async def test_a_frozen_worker_delays_and_changes_nothing(
-    watermark_server: ServerProcess, delay_ms: int
+    watermark_server: ServerProcess, delay_ms: int, n_streams: int
 ) -> None:
     """The defect this project exists to end: the engine is late, and the next stream is stale."""
     worker = watermark_server.worker_pid()
@@ -127,7 +127,7 @@ async def test_a_frozen_worker_delays_and_changes_nothing(
         loop.call_later(delay_ms / 1000, os.kill, worker, signal.SIGCONT)
 
     wrong = 0
-    for i in range(30 if delay_ms < 2000 else 5):
+    for i in range(n_streams):
         start = i * 31
         answer = await stream(
             watermark_server,
@@ -140,7 +140,7 @@ async def test_a_frozen_worker_delays_and_changes_nothing(
     assert wrong == 0
 
 
-@pytest.mark.parametrize(("back", "n_jobs"), [(40, 500), (400, 250)])
+@pytest.mark.parametrize(("back", "n_jobs"), [(40, 500), (400, 100)])
 async def test_lookback_with_shared_branching_and_disjoint_prefixes(
     back: int, n_jobs: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

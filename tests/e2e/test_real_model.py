@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,12 +133,14 @@ async def test_what_clients_got_is_what_the_journal_says(
             for i, prompt in enumerate(prompts)
         )
     )
+    refused = [(a.status, a.body, a.errors) for a in answers if a.status != 200 or a.errors]
+    assert refused == []
     backend = load(EngineConfig(model=str(starter), parallel=1, ctx=256))(lambda _: None)
     said = journalled(journal, backend)
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        data = said[prompt]
-        text = data.decode("utf-8", "replace")
-        assert text.startswith(answer.text.rstrip("�")) if i % 5 == 0 else text == answer.text
+        # Not final: of a character that the limit cut in two, no half is shown.
+        text = codecs.getincrementaldecoder("utf-8")("replace").decode(said[prompt])
+        assert text.startswith(answer.text) if i % 5 == 0 else text == answer.text
     backend.core.close()
 
 

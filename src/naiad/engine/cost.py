@@ -18,6 +18,8 @@ _N_KEPT, _N_TRUSTED = 5, 3
 _FRESH = 500
 #: Nothing smaller is worth a step of its own: small chunks are less efficient.
 MIN_CHUNK = 8
+#: Seconds that a step or a token takes at least, also where the clock stood still.
+_LEAST_S = 1e-9
 
 
 class StepCost:
@@ -38,6 +40,7 @@ class StepCost:
 
     def saw_decode(self, seconds: float, n_rows: int = 1, n_drafted: int = 0) -> None:
         """A step without prefill took this long: n_rows tokens, n_drafted of them guessed."""
+        seconds = max(seconds, _LEAST_S)
         self._rows.saw(n_rows, seconds)
         if n_drafted:
             return
@@ -49,7 +52,7 @@ class StepCost:
         """n_tokens at about `depth` took this long; `beside` decoding streams, in the same step."""
         own = max(seconds - (self._decode_s if beside else 0.0), seconds * 0.1)
         if n_tokens >= MIN_CHUNK:
-            self._line.add(depth, own / n_tokens)
+            self._line.add(depth, max(own / n_tokens, _LEAST_S))
 
     def step_s(self, n_rows: int, depth: int) -> float:
         """Seconds of a step that decodes n_rows tokens, guessed ones among them.

@@ -102,12 +102,7 @@ def measure(
         on_progress=on_progress,
         clock=clock,
     )
-    try:
-        _search_profiles(search, facts, effort)
-    except CandidateFailed as error:
-        if not search.found.best:
-            raise ModelFileError(f"{model.name} does not run here: {error}") from error
-        search.found.notes.append(f"measuring ended early: {error}")
+    _search_as_far_as_it_goes(search, facts, effort, model)
     if not any(one.ratio for one in search.found.measured):
         raise NothingMeasured(
             f"Nothing could be measured in {clock() - begun:.0f} s: the machine is busy, or slow. "
@@ -119,6 +114,16 @@ def measure(
     if used <= BUSY:
         return record
     return msgspec.structs.replace(record, was_busy=True, notes=[*record.notes, _busy(used)])
+
+
+def _search_as_far_as_it_goes(search: Search, facts: Facts, effort: Effort, model: Path) -> None:
+    """What was found before a candidate failed still counts. ModelFileError: nothing was."""
+    try:
+        _search_profiles(search, facts, effort)
+    except CandidateFailed as error:
+        if not search.found.best:
+            raise ModelFileError(f"{model.name} does not run here: {error}") from error
+        search.found.notes.append(f"measuring ended early: {error}")
 
 
 def _busy(used: float) -> str:
