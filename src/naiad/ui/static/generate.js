@@ -29,11 +29,17 @@ class Run {
     this.nPieces = 0;
     /** @type {any} */
     this.progress = null;
+    this.nPrompt = 0;
     this.saveTimer = 0;
   }
 
   stop() {
     this.control.abort();
+  }
+
+  /** Tokens of the context so far; 0 while the server has not said how long the prompt is. */
+  get used() {
+    return this.nPrompt && this.nPrompt + this.nPieces;
   }
 
   /** Pieces per second so far: one piece is a token, or several when the page falls behind. */
@@ -46,7 +52,8 @@ class Run {
   take(event) {
     const { message } = this;
     const parts = partsOf(event);
-    if (parts.progress || parts.queue) this.progress = parts;
+    if (parts.progress || parts.queue || parts.load) this.progress = parts;
+    this.nPrompt = parts.progress?.total ?? this.nPrompt;
     if (parts.text || parts.reasoning || parts.toolCalls.length) this.count();
     message.text += parts.text;
     if (parts.reasoning) message.reasoning = (message.reasoning ?? "") + parts.reasoning;
