@@ -215,6 +215,7 @@ async function start() {
   await library.loadInfos();
   await open(wanted);
   document.documentElement.dataset.ready = "yes";
+  performance.mark("ready");
   await look();
   if (!key && await api.isProtected().catch(() => false)) await haveKey();
 }

@@ -154,7 +154,7 @@ export class MessageView {
 }
 
 /** @param {any} run */
-function waitingWords(run) {
+export function waitingWords(run) {
   if (run.first) return null;
   const { queue, progress, load } = run.progress ?? {};
   if (load) return { words: `Loading the model: ${Math.round(100 * load.progress)} %`, share: load.progress };
