@@ -118,6 +118,9 @@ class GgufHeader:
         return value if isinstance(value, str) else ""
 
 
+_TOO_SHORT = "it ends at byte {} in the middle of its header"
+
+
 class _Damaged(Exception):
     """The header contradicts itself or the file; the argument finishes "it is damaged: ..."."""
 
@@ -139,7 +142,7 @@ class _Cursor:
         """Move past n bytes and return where they begin. Raises _Damaged at the end of the file."""
         start = self.position
         if n > self.left:
-            raise _Damaged(f"it ends at byte {self.limit} in the middle of its header")
+            raise _Damaged(_TOO_SHORT.format(self.limit))
         self.position += n
         return start
 
@@ -158,13 +161,19 @@ class _Cursor:
         return self.take(n).decode("utf-8", "replace")
 
     def skip_texts(self, count: int) -> None:
-        """Move past `count` strings; the loop is tight because vocabularies are long."""
+        """Move past `count` strings; the loop calls nothing more than needed, for vocabularies are
+        long."""
         unpack = _struct("Q").unpack_from
+        position, limit = self.position, self.limit
         for _ in range(count):
-            start = self.skip(8)
-            if self.position > len(self._buffer):
+            if position + 8 > len(self._buffer):
+                self.position = position
+                self.skip(8)
                 self._fill()
-            self.skip(unpack(self._buffer, start)[0])
+            position += 8 + unpack(self._buffer, position)[0]
+            if position > limit:
+                raise _Damaged(_TOO_SHORT.format(limit))
+        self.position = position
 
     def _fill(self) -> None:
         missing = self.position - len(self._buffer)

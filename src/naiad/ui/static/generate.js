@@ -37,9 +37,9 @@ class Run {
     this.control.abort();
   }
 
-  /** Tokens of the context so far; 0 while the server has not said how long the prompt is. */
+  /** Tokens of the context so far: an estimate, until the server tells how long the prompt is. */
   get used() {
-    return this.nPrompt && this.nPrompt + this.nPieces;
+    return this.nPrompt + this.nPieces;
   }
 
   /** Pieces per second so far: one piece is a token, or several when the page falls behind. */
@@ -142,6 +142,7 @@ export async function answer(conversation, how = {}) {
     ? Object.assign(known, fields)
     : append(conversation, { role: "assistant", ...fields, text: start });
   const run = new Run(conversation, message);
+  run.nPrompt = aboutTokens(path) + aboutTokens([{ text: start }]);
   runs.set(message.id, run);
   writing.add(message.id);
   emit("run", run);
@@ -157,6 +158,16 @@ export async function answer(conversation, how = {}) {
   saveInfo(conversation);
   announce(ENDINGS[message.state] ?? "");
   emit("run-ended", run);
+}
+
+/** What the last answer's usage tells, and four letters a token since then. @param {any[]} path */
+function aboutTokens(path) {
+  let nChars = 0;
+  for (const { stats, text } of [...path].reverse()) {
+    if (stats?.prompt) return stats.prompt + stats.tokens + Math.ceil(nChars / 4);
+    nChars += text.length;
+  }
+  return Math.ceil(nChars / 4);
 }
 
 const ENDINGS = {
