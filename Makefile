@@ -18,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: help setup serve unit test conformance test-clients lint docs bench clean engine starter tuned dev models
+.PHONY: help setup serve unit test conformance test-clients lint docs bench clean engine starter tuned dev models axe
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -36,10 +36,11 @@ QUICK := not engine and not model and not soak and not browser
 unit: $(STAMP)-dev
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -m "$(QUICK)" --durations=5 $(ARGS)
 
-test: dev models
+test: dev models axe
 	@$(MAKE) --no-print-directory check
 
-# Programs of others live in environments of their own, in .envs; `make test` needs none of them.
+# Programs of others live in environments of their own, in .envs. `make test` needs none of them, and
+# uses axe-core where npm is.
 conformance: dev
 	@$(BIN)/python tests/conformance/run.py $(ARGS)
 
@@ -106,3 +107,7 @@ dev: starter $(STAMP)-dev
 # Sliding-window attention is where naive cache reuse breaks, so tests want a model that has it.
 models: starter
 	@$(BIN)/naiad pull gemma3
+
+# The checker of the page's accessibility; without npm its tests are skipped, and say so.
+axe: dev
+	@$(BIN)/python tests/ui/axe.py

@@ -86,6 +86,18 @@ def test_wrong_usage_returns_2(capsys: Output) -> None:
     assert "Traceback" not in err
 
 
+def test_a_misspelt_command_is_guessed(capsys: Output) -> None:
+    assert run(["sever"]) == 2
+    assert "No such command 'sever'. Did you mean serve?" in capsys.readouterr().err
+
+
+def test_naiad_alone_tells_what_there_is(capsys: Output) -> None:
+    assert run([]) == 0
+    out, err = capsys.readouterr()
+    assert "Start with: naiad pull starter" in out and "doctor" in out
+    assert not err
+
+
 def test_a_bad_environment_is_an_error_and_not_wrong_usage(
     monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
@@ -222,4 +234,6 @@ def test_pull_says_where_the_model_is(
 
 def test_pull_refuses_what_it_cannot_fetch(capsys: Output) -> None:
     assert run(["pull", "gpt-5"]) == 1
-    assert "it can fetch: starter, gemma3" in capsys.readouterr().err
+    assert "it can fetch: starter, gemma3. From Hugging Face: " in capsys.readouterr().err
+    assert run(["pull", "someone/something"]) == 1
+    assert "naiad pull hf:someone/something" in capsys.readouterr().err

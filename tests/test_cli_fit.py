@@ -11,10 +11,11 @@ from naiad.cli import fitting, settings
 from naiad.cli.fitting import fit_for, memory, most_ctx, told_of
 from naiad.cli.main import run
 from naiad.models.cost import Cost
+from naiad.models.speed import Machine
 from test_models_choice import PLAIN, a_model
 
 MIB = 1 << 20
-TINY = Cost(100 * MIB, 100 * MIB, 11520, 8192, 49152, 576, 9)
+TINY = Cost(100 * MIB, 100 * MIB, 11520, 8192, 49152, 576, 9, n_layers=30, attended=34560)
 Output = pytest.CaptureFixture[str]
 
 
@@ -42,12 +43,13 @@ def test_the_largest_context_is_found(limit: int) -> None:
 
 
 def test_one_kv_type_is_told_with_its_context_and_speed() -> None:
-    fit = fit_for(TINY, "q8_0", 1 << 30, None, 1e10)
+    fit = fit_for(TINY, "q8_0", 1 << 30, None, Machine(1e10, 2))
     assert fit.most_ctx >= fit.ctx == 8192
     assert fit.memory_bytes == memory(TINY, "q8_0", 8192)
-    assert fit.tokens_per_s is not None
-    slow, fast = fit.tokens_per_s
+    assert fit.tokens_per_s is not None and fit.ms_per_token is not None
+    fast, slow = fit.tokens_per_s
     assert 0 < slow < fast < 1e10 / TINY.token_bytes
+    assert sum(fit.ms_per_token.values()) == pytest.approx(1000 / slow, rel=0.01)
     assert fit_for(TINY, "f16", 1 << 30, None, None).tokens_per_s is None
 
 
@@ -55,12 +57,15 @@ def test_the_command_says_whether_it_runs(capsys: Output) -> None:
     assert run(["fit", "tiny"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("It runs here: naiad serve --ctx 8192 --kv-type")
-    assert "made for 8,192 tokens" in out and "tokens/s" in out
+    assert "made for 8,192 tokens" in out and "tokens/s at first" in out
+    assert "The speed is an estimate, here with KV f16." in out and "10 GB/s" in out
     assert run(["fit", "tiny", "--json", "--no-speed", "--ctx", "512"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [one["kv_type"] for one in told["fits"]] == ["f16", "q8_0"]
     assert told["fits"][0]["ctx"] == 512
-    assert told["fits"][0]["tokens_per_s"] is None
+    assert told["fits"][0]["tokens_per_s"] is told["machine"] is None
+    assert run(["fit", "tiny", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["machine"]["bytes_per_s"] == 1e10
 
 
 def test_what_does_not_fit_is_said_and_returned(

@@ -25,6 +25,7 @@ from naiad.cli.listen import base_url, is_loopback, key_for
 from naiad.cli.log import JsonFormatter, TextFormatter, start_logging
 from naiad.cli.main import run
 from naiad.cli.progress import BarReporter, LineReporter, mebibytes, reporter
+from naiad.cli.running import Running
 from naiad.cli.serve import is_other, wait_with_progress, with_model
 from naiad.cli.welcome import ScreenGreeter, greeter_for, welcome
 from naiad.client.base import EngineState, EngineStatus
@@ -101,6 +102,14 @@ def test_a_scripted_server_greets_answers_and_ends_on_ctrl_c(tmp_path: Path) -> 
         _, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "Traceback" not in err
+
+
+def test_a_second_server_on_a_port_is_told_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Running(pid=7, began=1.0, url="http://127.0.0.1:5001", model="/m/tiny.gguf")
+    monkeypatch.setattr(serving, "running", lambda: [first])
+    with pytest.raises(ConfigError, match=r"serves tiny on .* \(process 7\).*naiad stop 5001"):
+        serving.refuse_beside(Config(port=5001))
+    serving.refuse_beside(Config(port=5002))
 
 
 def test_bad_models_are_refused_with_one_sentence(

@@ -202,7 +202,6 @@ def test_a_mixture_reads_only_the_experts_it_uses(tmp_path: Path) -> None:
     path = a_model(tmp_path / "a.gguf", *PLAIN, *of_experts, experts=1000)
     told = cost(path)
     assert told.token_bytes == path.stat().st_size - 3000
-    assert told.tokens_per_s(2.0 * told.token_bytes, 0, "f16") == 2.0
 
 
 def test_a_file_that_does_not_tell_its_layers_is_refused(tmp_path: Path) -> None:

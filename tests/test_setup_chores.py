@@ -130,6 +130,7 @@ def test_test_installs_what_tests_need_and_runs_every_check(checkout: Checkout) 
     assert calls.index("python -m pip install --quiet --disable-pip-version-check -e .[dev]") > 0
     assert calls[-4:] == ["ruff check .", "ruff format --check .", "mypy ", "python -m pytest"]
     assert "naiad pull gemma3" in calls
+    assert "python tests/ui/axe.py" in calls
     assert checkout.make("test").returncode == 0
     assert not [call for call in checkout.calls() if "pip" in call]
 

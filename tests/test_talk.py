@@ -11,16 +11,24 @@ from typing import Any, cast
 
 import pytest
 
+from naiad.cli.main import run as main
 from naiad.cli.talk import chat as chatting
 from naiad.cli.talk import slash
 from naiad.cli.talk.chat import Chat, lines, unquoted
-from naiad.cli.talk.commands import split, with_input
+from naiad.cli.talk.commands import only_word, split, with_input
 from naiad.cli.talk.conversation import Conversation, load, option, read_value
 from naiad.cli.talk.prompt import Commands, is_open
 from naiad.cli.talk.screen import Screen, harmless
 from naiad.cli.talk.server import Keeper, Server
 from naiad.cli.talk.wire import Api, Done, Event, ServerLost, Text, Thought, Wait, events, refusal
-from naiad.errors import ConfigError, EngineUnavailable, NaiadError, Unauthorized, Unsupported
+from naiad.errors import (
+    ConfigError,
+    EngineUnavailable,
+    ModelFileError,
+    NaiadError,
+    Unauthorized,
+    Unsupported,
+)
 
 Output = pytest.CaptureFixture[str]
 
@@ -86,6 +94,21 @@ def test_what_is_piped_goes_behind_the_prompt(monkeypatch: pytest.MonkeyPatch) -
         assert with_input(prompt) == want
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     assert with_input(None) is None
+
+
+def test_nothing_piped_is_nothing_to_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    assert main(["run", "starter"]) == 2
+    assert "the prompt is empty" in capsys.readouterr().err
+
+
+def test_a_word_that_is_no_model_may_have_been_a_prompt() -> None:
+    told = only_word(("Hi",), ModelFileError("There is no model 'Hi'.")).message
+    assert told.endswith('If "Hi" is a prompt: naiad run starter "Hi"')
+    for words in (("a.gguf",), ("folder/name",), ("model", "prompt")):
+        assert only_word(words, ModelFileError("No.")).message == "No."
 
 
 def test_triple_quotes_hold_several_lines() -> None:

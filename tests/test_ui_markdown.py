@@ -48,6 +48,13 @@ def test_long_code_is_not_highlighted() -> None:
     assert "<span" not in render("```python\n" + "x = 1\n" * MAX_HIGHLIGHTED_CHARS + "```")
 
 
+def test_tasks_have_boxes() -> None:
+    html = render("- [ ] open\n- [x] *done*\n- [y] no\n- [link](https://j.k)\n\n[x] no item")
+    assert '<li class="task">☐ open</li>' in html
+    assert '<li class="task">☑ <em>done</em></li>' in html
+    assert html.count("task") == 2
+
+
 def test_tables_align_by_class() -> None:
     html = render("| a | b |\n| -: | - |\n| 1 | 2 |")
     assert '<td class="a-right">1</td>' in html

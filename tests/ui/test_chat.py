@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ui.conftest import Server
+from ui.conftest import PHONE, Server
 from ui.page import ENDLESS, Chat, answer_to, body_of, delta, saying
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator
 
 MAX_TRANSFER = 200_000
 
@@ -181,3 +184,80 @@ def test_a_failure_in_mid_stream_keeps_what_came(chat: Chat) -> None:
     chat.send(json.dumps({"script": [["emit", 5], ["finish_error", "a scripted failure"]]}))
     chat.wait_for_note("a scripted failure")
     assert len(chat.settled().split()) == 5
+
+
+def test_failures_are_sentences(chat: Chat) -> None:
+    told = ["the prompt is long", "Done.", "top_p must be below 1", ""]
+    words: Any = chat.page.evaluate(
+        "async told => { const { asSentence } = await import('/ui/text.js');"
+        " return told.map(asSentence); }",
+        told,
+    )
+    assert words == [
+        "The prompt is long.",
+        "Done.",
+        "top_p must be below 1.",
+        "Something went wrong.",
+    ]
+
+
+def height(element: Locator) -> float:
+    """Of what is shown of it, pixels."""
+    box = element.bounding_box()
+    assert box is not None
+    return box["height"]
+
+
+def test_a_long_message_is_folded(chat: Chat) -> None:
+    chat.ask("\n".join(f"line {n}" for n in range(60)))
+    body = chat.questions.first.locator(".body")
+    assert height(body) < 320
+    fold = chat.questions.first.locator(".fold")
+    fold.click()
+    assert fold.get_attribute("aria-expanded") == "true"
+    assert height(body) > 1000
+    fold.click()
+    assert height(body) < 320
+    chat.ask("short")
+    assert chat.page.locator(".fold").count() == 1
+
+
+def test_the_meter_moves_while_an_answer_is_written(chat: Chat) -> None:
+    chat.send(ENDLESS)
+    meter = chat.page.locator("#meter .told")
+    meter.filter(has_text=" of 8,192 tokens").wait_for()
+    first = meter.inner_text()
+    chat.page.wait_for_function(
+        "first => document.querySelector('#meter .told').innerText !== first", arg=first
+    )
+    chat.page.click("#stop")
+    chat.wait_for_note("Stopped.")
+
+
+def test_loading_the_model_is_shown(chat: Chat) -> None:
+    words: Any = chat.page.evaluate("""async () => {
+        const { waitingWords } = await import('/ui/message.js');
+        return waitingWords({ first: 0, progress: { load: { progress: 0.4 } } });
+    }""")
+    assert words == {"words": "Loading the model: 40 %", "share": 0.4}
+
+
+def test_a_table_breaks_no_words(server: Server, open_chat: Callable[..., Chat]) -> None:
+    """On a phone a table scrolls by itself; its words stay whole."""
+    chat = open_chat(server.url, **PHONE)
+    chat.ask(saying("| Kind | Remarks | More | Columns |\n|-|-|-|-|\n| semidiurnal | b | c | d |"))
+    cell = chat.page.locator("td").first
+    assert height(cell) < 48
+    assert chat.page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_titles_and_deleting_are_in_reach_of_a_finger(
+    server: Server, open_chat: Callable[..., Chat]
+) -> None:
+    chat = open_chat(server.url, **PHONE)
+    chat.ask("to be renamed")
+    chat.page.tap("#open-sidebar")
+    chat.page.get_by_label("Rename: to be renamed").tap()
+    chat.page.fill("dialog input", "renamed")
+    chat.page.tap("dialog .main")
+    chat.page.locator(".entry", has_text="renamed").wait_for()

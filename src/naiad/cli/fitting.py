@@ -25,13 +25,12 @@ from naiad.models.catalogue import find, models_dir, parts_of
 
 if TYPE_CHECKING:
     from naiad.models.cost import Cost
+    from naiad.models.speed import Machine
 
 KV_TYPES = ("f16", "q8_0")
 #: What a measurement of memory reads, bytes in all threads together and how often.
 PROBE_BYTES = 1 << 28
 PROBE_ROUNDS = 3
-#: Of the speed of reading memory, what generating reaches: a rule of thumb, told as a range.
-REACHED = (0.4, 0.8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +38,16 @@ class Fit:
     """One KV type. most_ctx: tokens that one request can have at most, 0 when nothing fits.
 
     ctx: what was asked for, or the model's own as far as it fits; memory_bytes: all of it there.
+    tokens_per_s: one stream's, at the beginning and behind ctx tokens. ms_per_token: where the time
+    of a token goes.
     """
 
     kv_type: str
     most_ctx: int
     ctx: int
     memory_bytes: int
-    tokens_per_s: tuple[float, float] | None
+    tokens_per_s: tuple[float, float] | None = None
+    ms_per_token: dict[str, float] | None = None
 
 
 @click.command()
@@ -64,14 +66,15 @@ def fit(model: str | None, as_json: bool, no_speed: bool, config: str | None, **
     path = find(settings.engine.model or None, folder, elsewhere(settings))
     cost = cost_of_file(path)
     free = free_bytes()
-    speed = None if no_speed else read_speed()
-    fits = [fit_for(cost, kind, free, settings.engine.ctx, speed) for kind in KV_TYPES]
+    machine = None if no_speed else this_machine()
+    fits = [fit_for(cost, kind, free, settings.engine.ctx, machine) for kind in KV_TYPES]
     if as_json:
         told = {"model": path.stem, "path": str(path), "free_bytes": free}
-        told |= {"n_ctx_train": cost.n_ctx_train, "fits": [asdict(one) for one in fits]}
+        told |= {"n_ctx_train": cost.n_ctx_train, "machine": asdict(machine) if machine else None}
+        told |= {"fits": [asdict(one) for one in fits]}
         click.echo(json.dumps(told, indent=2))
     else:
-        click.echo("\n".join(told_of(path, cost, fits, free)))
+        click.echo("\n".join([*told_of(path, cost, fits, free), *told_how(fits, machine)]))
     return int(not any(one.most_ctx and one.ctx <= one.most_ctx for one in fits))
 
 
@@ -93,15 +96,21 @@ def free_bytes() -> int:
     return free_memory(psutil.virtual_memory().available)
 
 
-def fit_for(cost: Cost, kv_type: str, free: int, ctx: int | None, bytes_per_s: float | None) -> Fit:
+def fit_for(cost: Cost, kv_type: str, free: int, ctx: int | None, machine: Machine | None) -> Fit:
     """What one KV type allows for one request at a time. ctx: asked for, or None."""
+    from naiad.models.speed import pace
+
     most = most_ctx(lambda n: memory(cost, kv_type, n) <= usable(free))
     wanted = ctx or min(cost.n_ctx_train or most, most)
-    speed = None
-    if bytes_per_s:
-        fast, slow = (cost.tokens_per_s(bytes_per_s, n, kv_type) for n in (0, wanted))
-        speed = (round(slow * REACHED[0], 1), round(fast * REACHED[1], 1))
-    return Fit(kv_type, most, wanted, memory(cost, kv_type, wanted), speed)
+    n_bytes = memory(cost, kv_type, wanted)
+    if machine is None:
+        return Fit(kv_type, most, wanted, n_bytes)
+    one = pace(cost, kv_type, machine)
+    speed = (round(one.tokens_per_s(0), 1), round(one.tokens_per_s(wanted), 1))
+    past_s = 1 / one.tokens_per_s(wanted) - 1 / one.tokens_per_s(0)
+    seconds = {"weights": one.weights_s, "layers": one.layers_s, "choosing": one.choosing_s}
+    parts = {name: round(1000 * s, 3) for name, s in {**seconds, "context": past_s}.items()}
+    return Fit(kv_type, most, wanted, n_bytes, speed, parts)
 
 
 def usable(free: int) -> int:
@@ -141,6 +150,15 @@ def most_ctx(fits: Callable[[int], bool]) -> int:
     return low * 256
 
 
+def this_machine() -> Machine:
+    """How fast this machine is now."""
+    import psutil
+
+    from naiad.models.speed import Machine
+
+    return Machine(read_speed(), psutil.cpu_count(logical=False) or 1)
+
+
 def read_speed() -> float:
     """Bytes a second that all physical cores read from memory together; the best of some rounds."""
     import numpy as np
@@ -170,11 +188,28 @@ def told_of(path: Path, cost: Cost, fits: list[Fit], free: int) -> list[str]:
         if one.most_ctx:
             line += f"; {one.ctx:,} tokens take {mebibytes(one.memory_bytes)}"
         if one.tokens_per_s and one.most_ctx:
-            line += ", about {:.0f} to {:.0f} tokens/s".format(*one.tokens_per_s)
+            line += ", about {:.3g} tokens/s at first, {:.3g} there".format(*one.tokens_per_s)
         lines.append(line)
     if cost.is_recurrent:
         lines.append("  Parts of it are recurrent; the state of these is not counted.")
     return lines
+
+
+def told_how(fits: list[Fit], machine: Machine | None) -> list[str]:
+    """What the speed is made of."""
+    best = next((one for one in fits if one.ms_per_token and one.most_ctx), None)
+    if machine is None or best is None or best.ms_per_token is None:
+        return []
+    ms = {name: f"{value:.3g}" for name, value in best.ms_per_token.items()}
+    speed, n_cores = f"{machine.bytes_per_s / 1e9:.0f} GB/s", machine.n_cores
+    return [
+        "",
+        f"  The speed is an estimate, here with KV {best.kv_type}. A token takes",
+        f"  {ms['weights']} ms for the weights, {ms['layers']} for the layers' other work, and",
+        f"  {ms['choosing']} to be chosen, and {ms['context']} for a full context before it.",
+        f"  Memory was read at {speed} by {n_cores} cores just now. The estimate may be",
+        "  off by a third, and by more while other programs run.",
+    ]
 
 
 def verdict(fits: list[Fit]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -38,6 +39,19 @@ EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 class LazyGroup(click.Group):
     """A group that knows its commands' names and loads only the one asked for."""
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Also when the name is unknown: with the names that are like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            close = difflib.get_close_matches(args[0], COMMANDS, n=2, cutoff=0.5)
+            if not close:
+                raise
+            told = f"{error.message} Did you mean {' or '.join(close)}?"
+            raise click.UsageError(told, error.ctx) from None
+
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(COMMANDS)
 
@@ -58,13 +72,20 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="naiad")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """A local LLM server whose streams cannot be wrong.
 
-    Start with: naiad pull starter, then: naiad serve
+    Start with: naiad pull starter, then: naiad serve, or: naiad chat
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main() -> NoReturn:

@@ -20,7 +20,7 @@ from naiad.cli.listen import base_url, key_for
 from naiad.cli.log import start_logging
 from naiad.cli.options import complete_model, config_option, elsewhere, settings_options
 from naiad.cli.progress import Reporter
-from naiad.cli.running import Running, began, noted
+from naiad.cli.running import Running, began, noted, running
 from naiad.cli.settings import load
 from naiad.cli.welcome import Greeter, greeter_for
 from naiad.config import Config
@@ -63,12 +63,29 @@ def serve(
 def _serve(config: Config, greeter: Greeter, *, until_eof: bool) -> None:
     from naiad.http.serve import bind, run
 
-    sock = bind(config.host, config.port)
+    try:
+        sock = bind(config.host, config.port)
+    except ConfigError:
+        refuse_beside(config)
+        raise
     try:
         with noted(_note(config, sock, is_private=until_eof)):
             run(_run_server(config, sock, greeter, until_eof=until_eof))
     finally:
         sock.close()
+
+
+def refuse_beside(config: Config) -> None:
+    """Raise ConfigError when it is another server of this user that has the port."""
+    url = base_url(config.host, config.port)
+    for note in running():
+        if note.url == url:
+            raise ConfigError(
+                f"naiad already serves {note.name or 'its scripted engine'} on {url} (process "
+                f"{note.pid}). Stop it with: naiad stop {config.port}; or choose another port with "
+                "--port.",
+                param="port",
+            )
 
 
 def _note(config: Config, sock: socket.socket, *, is_private: bool) -> Running:

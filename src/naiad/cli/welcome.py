@@ -183,8 +183,6 @@ def _describe_profile(model: ModelInfo, config: EngineConfig) -> str:
 
 def _describe_model(model: ModelInfo) -> str:
     told = [model.description or model.architecture]
-    if model.n_params:
-        told.append(f"{model.n_params / 1e6:,.0f} million weights")
     if model.size_bytes:
         told.append(mebibytes(model.size_bytes))
     return ", ".join(filter(None, told)) or "scripted"

@@ -1,8 +1,8 @@
 """What a model costs in memory and time, from its header alone.
 
 Formulas: a cell holds, for each layer, keys of (KV heads x key length) and values of (KV heads x
-value length) numbers; a token reads all weights once, of a mixture's experts the used share, and
-the cells before it. Reading memory bounds the speed of one stream, not arithmetic.
+value length) numbers; a token reads all weights once, of a mixture's experts the used share, of a
+table of embeddings its own row, and attends to the cells before it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,22 @@ from naiad.models.gguf import GgufHeader
 
 #: Bytes of a number in the KV cache; q8_0 packs 32 of them with a scale into 34.
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
+#: Tensor types that llama.cpp reads as fast as memory gives them: floats, and those with kernels
+#: for repacked weights (Q4_0, Q8_0, Q2_K, Q4_K, IQ4_NL).
+_FAST_KINDS = frozenset({0, 1, 30, 2, 8, 10, 12, 20})
+#: One layer in so many attends to the whole context, where files leave that to the architecture.
+_FULL_EVERY = {"gemma2": 2, "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "cohere2": 4}
+_EMBEDDINGS, _PER_LAYER = "token_embd.weight", "per_layer_token_embd.weight"
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
     """A model's sizes. kv_values: numbers in one cell, all layers. n_ctx_train: 0 when untold.
 
-    weight_bytes: of the whole file; token_bytes: of the weights that one token reads.
+    weight_bytes: of the whole file; token_bytes: of the weights that one token reads, slow_bytes:
+    of these, what takes more arithmetic than waiting. attended: numbers of keys and values that a
+    token meets in each cell, all query heads of all layers; attended_in_window: in those layers
+    that look back no further than window tokens.
     """
 
     weight_bytes: int
@@ -32,15 +41,15 @@ class Cost:
     n_head: int
     has_window: bool = False
     is_recurrent: bool = False
+    n_layers: int = 0
+    slow_bytes: int = 0
+    attended: int = 0
+    attended_in_window: int = 0
+    window: int = 0
 
     def bytes_per_cell(self, kv_type: str) -> int:
         """Bytes that one token of context takes. kv_type: f16 or q8_0."""
         return round(self.kv_values * KV_BYTES[kv_type])
-
-    def tokens_per_s(self, bytes_per_s: float, n_past: int, kv_type: str) -> float:
-        """The most tokens a second that one stream can reach behind so many tokens."""
-        n_bytes = self.token_bytes + n_past * self.bytes_per_cell(kv_type)
-        return bytes_per_s / max(n_bytes, 1)
 
 
 def cost_of(header: GgufHeader, n_bytes: int) -> Cost:
@@ -62,25 +71,63 @@ def cost_of(header: GgufHeader, n_bytes: int) -> Cost:
     width = n_embd // n_head if n_head else 0
     key = _number(header, f"{arch}.attention.key_length") or width
     value = _number(header, f"{arch}.attention.value_length") or width
+    token_bytes, slow_bytes = _token_bytes(header, n_bytes)
+    window = _number(header, f"{arch}.attention.sliding_window")
+    n_full = _n_full(header, n_layers) if window else n_layers
+    met = n_head * (key + value)
     return Cost(
         weight_bytes=n_bytes,
-        token_bytes=_token_bytes(header, n_bytes),
+        token_bytes=token_bytes,
         kv_values=sum(kv_heads) * (key + value),
         n_ctx_train=header.context_length or 0,
         n_vocab=_number(header, "tokenizer.ggml.tokens"),
         n_embd=n_embd,
         n_head=n_head,
-        has_window=bool(_number(header, f"{arch}.attention.sliding_window")),
+        has_window=bool(window),
         is_recurrent=any(".ssm." in key or ".wkv." in key for key in header.metadata),
+        n_layers=n_layers,
+        slow_bytes=slow_bytes,
+        attended=n_full * met,
+        attended_in_window=(n_layers - n_full) * met,
+        window=window,
     )
 
 
-def _token_bytes(header: GgufHeader, n_bytes: int) -> int:
-    """Bytes of weights that one token reads: of the experts only those that it is sent to."""
+def _token_bytes(header: GgufHeader, n_bytes: int) -> tuple[int, int]:
+    """Bytes of weights that one token reads, and of these the slow ones.
+
+    In a model of several files the first one's tensors stand for all.
+    """
+    named = sum(tensor.n_bytes for tensor in header.tensors)
+    if not named:
+        return n_bytes, 0
     n_experts = _number(header, f"{header.architecture}.expert_count")
     n_used = _number(header, f"{header.architecture}.expert_used_count")
-    idle = 1 - n_used / n_experts if 0 < n_used < n_experts else 0
-    return n_bytes - int(min(header.expert_bytes, n_bytes) * idle)
+    of_experts = n_used / n_experts if 0 < n_used < n_experts else 1.0
+    tables = _tables(header)
+    unread = slow = 0.0
+    for tensor in header.tensors:
+        share = of_experts if "_exps." in tensor.name else float(tensor.name not in tables)
+        unread += (1 - share) * tensor.n_bytes
+        slow += 0 if tensor.kind in _FAST_KINDS else share * tensor.n_bytes
+    scale = max(n_bytes / max(header.data_end, 1), 1.0)
+    return n_bytes - int(unread * scale), int(slow * scale)
+
+
+def _tables(header: GgufHeader) -> set[str]:
+    """Tensors of which a token reads one row; the embeddings too, if they are not the output."""
+    has_output = any(tensor.name == "output.weight" for tensor in header.tensors)
+    return {_PER_LAYER, _EMBEDDINGS} if has_output else {_PER_LAYER}
+
+
+def _n_full(header: GgufHeader, n_layers: int) -> int:
+    """Layers without a window, in a model whose other layers have one."""
+    arch = header.architecture
+    key = f"{arch}.attention.sliding_window_pattern"
+    if key in header.arrays:  # for each layer: has it a window?
+        return sum(not one for one in header.arrays[key][:n_layers])
+    every = _number(header, key) or _FULL_EVERY.get(arch, 1)
+    return n_layers // every
 
 
 def _number(header: GgufHeader, key: str) -> int:

@@ -52,13 +52,27 @@ FILE_TYPES = {
 
 
 @dataclass(frozen=True, slots=True)
+class Tensor:
+    """One entry of the tensor table. kind: its type's number; n_bytes: 0 for a type not known here.
+
+    end: where its data ends within the data section.
+    """
+
+    name: str
+    kind: int
+    weights: int
+    n_bytes: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class GgufHeader:
     """What a GGUF file says about itself.
 
     metadata: scalars and strings by key; an array is given as its length only.
     arrays: the values of short arrays of numbers, such as one for each layer.
     n_params: weights, counted from the tensor table.
-    expert_bytes: of tensors that hold a mixture's experts, of which each token uses a few.
+    tensors: the tensor table.
     data_end: bytes the file must have for its tensors to be complete (tensor types that this
         reader does not know are counted as empty).
     """
@@ -69,7 +83,7 @@ class GgufHeader:
     n_params: int
     data_end: int
     arrays: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    expert_bytes: int = 0
+    tensors: tuple[Tensor, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -104,6 +118,9 @@ class GgufHeader:
         return value if isinstance(value, str) else ""
 
 
+_TOO_SHORT = "it ends at byte {} in the middle of its header"
+
+
 class _Damaged(Exception):
     """The header contradicts itself or the file; the argument finishes "it is damaged: ..."."""
 
@@ -125,7 +142,7 @@ class _Cursor:
         """Move past n bytes and return where they begin. Raises _Damaged at the end of the file."""
         start = self.position
         if n > self.left:
-            raise _Damaged(f"it ends at byte {self.limit} in the middle of its header")
+            raise _Damaged(_TOO_SHORT.format(self.limit))
         self.position += n
         return start
 
@@ -144,13 +161,19 @@ class _Cursor:
         return self.take(n).decode("utf-8", "replace")
 
     def skip_texts(self, count: int) -> None:
-        """Move past `count` strings; the loop is tight because vocabularies are long."""
+        """Move past `count` strings; the loop calls nothing more than needed, for vocabularies are
+        long."""
         unpack = _struct("Q").unpack_from
+        position, limit = self.position, self.limit
         for _ in range(count):
-            start = self.skip(8)
-            if self.position > len(self._buffer):
+            if position + 8 > len(self._buffer):
+                self.position = position
+                self.skip(8)
                 self._fill()
-            self.skip(unpack(self._buffer, start)[0])
+            position += 8 + unpack(self._buffer, position)[0]
+            if position > limit:
+                raise _Damaged(_TOO_SHORT.format(limit))
+        self.position = position
 
     def _fill(self) -> None:
         missing = self.position - len(self._buffer)
@@ -224,7 +247,7 @@ def _read(cursor: _Cursor) -> GgufHeader:
         if tensors
         else cursor.position,
         arrays=arrays,
-        expert_bytes=sum(tensor.n_bytes for tensor in tensors if tensor.is_of_experts),
+        tensors=tuple(tensors),
     )
 
 
@@ -256,21 +279,7 @@ def _skip_array(cursor: _Cursor, key: str, arrays: dict[str, tuple[int, ...]]) -
     return int(n)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    """One entry of the tensor table. end: where its data ends within the data section."""
-
-    name: str
-    weights: int
-    n_bytes: int
-    end: int
-
-    @property
-    def is_of_experts(self) -> bool:
-        return "_exps." in self.name
-
-
-def _tensor(cursor: _Cursor) -> _Tensor:
+def _tensor(cursor: _Cursor) -> Tensor:
     name = cursor.text(MAX_NAME_BYTES)
     n_dims = cursor.scalar("I")
     if n_dims > MAX_DIMS:
@@ -279,7 +288,7 @@ def _tensor(cursor: _Cursor) -> _Tensor:
     kind, offset = cursor.scalar("I"), cursor.scalar("Q")
     per_block, block_bytes = BLOCKS.get(kind, (1, 0))
     n_bytes = weights // per_block * block_bytes
-    return _Tensor(name, weights, n_bytes, offset + n_bytes)
+    return Tensor(name, kind, weights, n_bytes, offset + n_bytes)
 
 
 def _data_start(position: int, metadata: dict[str, Any]) -> int:

@@ -27,6 +27,7 @@ _PAGE = re.compile(
     r"https://(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)(?:/(?:blob|resolve)/main/(.+?))?/?"
 )
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_ERRNO = re.compile(r"\[Errno -?\d+\]\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ def _plain_errors(repo: str) -> Iterator[None]:
             "with `hf auth login` or set HF_TOKEN."
         ) from None
     except errors.LocalEntryNotFoundError as error:
-        raise ModelFileError(f"{where} cannot be reached: {error}") from None
+        raise ModelFileError(f"{where} cannot be reached: {_in_words(error)}") from None
     except errors.EntryNotFoundError:
         raise ModelFileError(f"{repo} does not hold this file (any more).") from None
     except errors.HFValidationError as error:
@@ -145,7 +146,13 @@ def _plain_errors(repo: str) -> Iterator[None]:
     except Exception as error:
         if not _is_of_network(error):
             raise
-        raise ModelFileError(f"{where} cannot be reached: {error}") from None
+        raise ModelFileError(f"{where} cannot be reached: {_in_words(error)}") from None
+
+
+def _in_words(error: Exception) -> str:
+    """What a library says of a connection, without the system's number, as a sentence's end."""
+    told = _ERRNO.sub("", str(error)).strip().rstrip(".")
+    return f"{told or type(error).__name__}. Is this machine connected?"
 
 
 def _is_of_network(error: Exception) -> Any:

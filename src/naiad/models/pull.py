@@ -43,8 +43,9 @@ def source_named(name: str) -> Source:
     if name not in SOURCES:
         known = ", ".join(SOURCES)
         raise ModelFileError(
-            f"naiad cannot fetch {name!r}; it can fetch: {known}. Any other GGUF file works too: "
-            "put it into the models folder, or give its path to `naiad serve`."
+            f"naiad knows no model {name!r}; by name it can fetch: {known}. From Hugging Face: "
+            f"naiad pull hf:{name if name.count('/') == 1 else 'OWNER/REPO'}; from elsewhere: the "
+            "address of a GGUF file. One that is here already works by its path."
         )
     return SOURCES[name]
 

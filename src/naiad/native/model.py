@@ -13,6 +13,7 @@ import llama_cpp as lib
 
 from naiad.errors import ModelFileError
 from naiad.native import library
+from naiad.native.naming import with_count
 from naiad.native.vocab import Vocab
 
 _GGUF_MAGIC = b"GGUF"
@@ -149,9 +150,10 @@ class Model:
 
     @property
     def description(self) -> str:
+        """Architecture, weights as they are counted, and their type, e.g. "llama 135M Q4_1"."""
         buffer = ctypes.create_string_buffer(256)
         lib.llama_model_desc(self.handle, buffer, len(buffer))
-        return buffer.value.decode("utf-8", "replace")
+        return with_count(buffer.value.decode("utf-8", "replace"), self.n_params)
 
     @property
     def chat_template(self) -> str | None:

@@ -201,7 +201,7 @@ def _record(model: Path, effort: Effort, found: Found, seconds: float) -> Record
         measured_at=now,
         is_quick=effort.is_quick,
         seconds=round(seconds, 1),
-        profiles=tunings(found, f"measured on {model.stem}, {now}"),
+        profiles=tunings(found, f"measured on {model.stem}, {now[:10]}"),
         measured=found.measured,
         lane=found.lane,
         notes=found.notes,

@@ -37,7 +37,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What the front needs to know of the loaded model."""
 
     name: str  # file stem, e.g. "SmolLM2-135M-Instruct.Q4_1"
-    description: str = ""  # llama.cpp's one-line description
+    description: str = ""  # e.g. "llama 135M Q4_1"
     architecture: str = ""
     n_params: int = 0
     size_bytes: int = 0

@@ -14,6 +14,7 @@ from functools import lru_cache
 import nh3
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
+from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 from pygments import highlight
@@ -34,12 +35,14 @@ _TAGS = frozenset((
 _ATTRIBUTES = {
     "a": {"href", "title"},
     "code": {"class"},
+    "li": {"class"},
     "ol": {"start"},
     "span": {"class"},
     "td": {"class"},
     "th": {"class"},
 }
-_CLASS = re.compile(r"t-[a-z0-9]{1,4}|lang-[a-z0-9+#.-]{1,24}|a-(left|center|right)")
+_CLASS = re.compile(r"task|t-[a-z0-9]{1,4}|lang-[a-z0-9+#.-]{1,24}|a-(left|center|right)")
+_TASK = re.compile(r"\[([ xX])\]\s+")
 _LANGUAGE = re.compile(r"[a-z0-9+#.-]+")
 
 
@@ -70,10 +73,25 @@ def _keep(_tag: str, name: str, value: str) -> str | None:
 def _parser() -> MarkdownIt:
     options = {"html": False, "maxNesting": 30}
     parser = MarkdownIt("commonmark", options).enable(["table", "strikethrough"]).disable("image")
+    parser.core.ruler.push("tasks", _mark_tasks)
     parser.add_render_rule("fence", _fence)
     parser.add_render_rule("th_open", _cell)
     parser.add_render_rule("td_open", _cell)
     return parser
+
+
+def _mark_tasks(state: StateCore) -> None:
+    """Items that begin with [ ] or [x] get a box: a letter, since forms are not for the page."""
+    tokens = state.tokens
+    for item, paragraph, inline in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if (item.type, paragraph.type) != ("list_item_open", "paragraph_open"):
+            continue
+        words = [one for one in (inline.children or [])[:1] if one.type == "text"]
+        found = _TASK.match(words[0].content) if words else None
+        if found:
+            item.attrSet("class", "task")
+            box = "☐ " if found[1] == " " else "☑ "
+            words[0].content = box + words[0].content[found.end() :]
 
 
 def _fence(

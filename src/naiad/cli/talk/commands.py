@@ -77,14 +77,26 @@ def run(words: tuple[str, ...], raw: bool, as_json: bool, **flags: Any) -> int:
     """
     model, prompt = split(words)
     prompt = with_input(prompt)
-    if prompt is None:
-        if raw:
-            raise ConfigError("--raw needs a prompt.", source="flag")
-        return _chat(model, as_json=as_json, file=None, keeps_history=True, flags=flags)
-    talk = Conversation(flags["system"] or "", options_of(flags))
-    talk.ask(prompt)
-    with keeper_for(model, flags) as keeper:
-        return _one_answer(keeper, talk, as_json=as_json, raw=raw, is_quiet=bool(flags["quiet"]))
+    if prompt is None and (raw or not sys.stdin.isatty()):
+        raise ConfigError("There is nothing to answer: the prompt is empty.", source="flag")
+    try:
+        if prompt is None:
+            return _chat(model, as_json=as_json, file=None, keeps_history=True, flags=flags)
+        talk = Conversation(flags["system"] or "", options_of(flags))
+        talk.ask(prompt)
+        with keeper_for(model, flags) as keeper:
+            is_quiet = bool(flags["quiet"])
+            return _one_answer(keeper, talk, as_json=as_json, raw=raw, is_quiet=is_quiet)
+    except ModelFileError as error:
+        raise only_word(words, error) from None
+
+
+def only_word(words: tuple[str, ...], error: ModelFileError) -> ModelFileError:
+    """The failure to find a model, with how to ask what may have been meant as a prompt."""
+    if len(words) != 1 or Path(words[0]).suffix or "/" in words[0]:
+        return error
+    hint = f' If "{words[0]}" is a prompt: naiad run starter "{words[0]}"'
+    return ModelFileError(error.message + hint)
 
 
 @click.command()
@@ -144,7 +156,7 @@ def options_of(flags: dict[str, Any]) -> dict[str, Any]:
 def keeper_for(model: str | None, flags: dict[str, Any]) -> Iterator[Keeper]:
     """The server for a model, found or started; it is kept until the block ends."""
     names = ("server", "api_key", "quiet", "models_dir", *OF_ENGINE)
-    config = load({"model": model, **{n: flags[n] for n in names}}, file=flags["config"])
+    config = load({"model": model or None, **{n: flags[n] for n in names}}, file=flags["config"])
     with contextlib.ExitStack() as stack:
         if config.server:
             server = named(config.server, config.api_key)

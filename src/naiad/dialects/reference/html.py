@@ -81,7 +81,7 @@ def _fields(route: Route) -> str:
     )
     idle = [name for one in route.fields if not one.has_effect for name in one.names]
     without = f"<p>Accepted without effect: {_codes(idle)}.</p>" if idle else ""
-    table = f"<table>{head}{rows}</table>" if rows else ""
+    table = _framed(f"{head}{rows}", "Fields") if rows else ""
     return table + (f"<ul>{refused}</ul>" if refused else "") + without
 
 
@@ -105,10 +105,14 @@ def _errors(chapters: tuple[Chapter, ...]) -> str:
         cells = [chapter.errors[code] for chapter in chapters]
         told = "".join(f"<td>{status} <small>{escape(kind)}</small></td>" for status, kind in cells)
         rows += f"<tr><td><code>{code}</code></td>{told}</tr>"
-    return (
-        '<section id="errors"><h2>Errors</h2>'
-        f"<table><tr><th>code</th>{head}</tr>{rows}</table></section>"
-    )
+    table = _framed(f"<tr><th>code</th>{head}</tr>{rows}", "Errors")
+    return f'<section id="errors"><h2>Errors</h2>{table}</section>'
+
+
+def _framed(rows: str, name: str) -> str:
+    """A table that scrolls by itself where it is too wide, from the keyboard too."""
+    frame = f'<div class="table" tabindex="0" role="region" aria-label="{name}">'
+    return f"{frame}<table>{rows}</table></div>"
 
 
 def _codes(names: Iterable[str]) -> str:

@@ -67,15 +67,18 @@ const SHORTCUTS = [
   ["Enter", "send the message"],
   ["Shift + Enter", "start a new line"],
   ["Esc", "stop the answer, or close a panel"],
-  ["↑ in an empty box", "edit your last message"],
+  ["↑", "in an empty box: edit your last message"],
   ["/", "go to the message box"],
   ["Ctrl + K", "search the conversations"],
   ["Ctrl + Shift + O", "new conversation"],
   ["Ctrl + ,", "settings of this conversation"],
 ];
 
+/** Each key in a frame of its own. @param {string} keys */
+const keysOf = (keys) => keys.split(" + ").flatMap((key, at) => [at ? " " : "", h("kbd", { text: key })]);
+
 export function showShortcuts() {
-  const rows = SHORTCUTS.map(([keys, told]) => h("tr", {}, h("td", {}, h("kbd", { text: keys })), h("td", { text: told })));
+  const rows = SHORTCUTS.map(([keys, told]) => h("tr", {}, h("td", {}, ...keysOf(keys)), h("td", { text: told })));
   const table = h("table", { class: "keys" }, h("tbody", {}, ...rows));
   return ask("Keyboard shortcuts", [table], [{ label: "Close", value: null }]);
 }

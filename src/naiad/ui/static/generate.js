@@ -29,11 +29,17 @@ class Run {
     this.nPieces = 0;
     /** @type {any} */
     this.progress = null;
+    this.nPrompt = 0;
     this.saveTimer = 0;
   }
 
   stop() {
     this.control.abort();
+  }
+
+  /** Tokens of the context so far: an estimate, until the server tells how long the prompt is. */
+  get used() {
+    return this.nPrompt + this.nPieces;
   }
 
   /** Pieces per second so far: one piece is a token, or several when the page falls behind. */
@@ -46,7 +52,8 @@ class Run {
   take(event) {
     const { message } = this;
     const parts = partsOf(event);
-    if (parts.progress || parts.queue) this.progress = parts;
+    if (parts.progress || parts.queue || parts.load) this.progress = parts;
+    this.nPrompt = parts.progress?.total ?? this.nPrompt;
     if (parts.text || parts.reasoning || parts.toolCalls.length) this.count();
     message.text += parts.text;
     if (parts.reasoning) message.reasoning = (message.reasoning ?? "") + parts.reasoning;
@@ -135,6 +142,7 @@ export async function answer(conversation, how = {}) {
     ? Object.assign(known, fields)
     : append(conversation, { role: "assistant", ...fields, text: start });
   const run = new Run(conversation, message);
+  run.nPrompt = aboutTokens(path) + aboutTokens([{ text: start }]);
   runs.set(message.id, run);
   writing.add(message.id);
   emit("run", run);
@@ -150,6 +158,16 @@ export async function answer(conversation, how = {}) {
   saveInfo(conversation);
   announce(ENDINGS[message.state] ?? "");
   emit("run-ended", run);
+}
+
+/** What the last answer's usage tells, and four letters a token since then. @param {any[]} path */
+function aboutTokens(path) {
+  let nChars = 0;
+  for (const { stats, text } of [...path].reverse()) {
+    if (stats?.prompt) return stats.prompt + stats.tokens + Math.ceil(nChars / 4);
+    nChars += text.length;
+  }
+  return Math.ceil(nChars / 4);
 }
 
 const ENDINGS = {

@@ -141,6 +141,7 @@ on("edit-last", () => {
 on("open", open);
 on("deleted", ({ id }) => id === shown?.info.id && open(null));
 on("run-ended", ({ conversation }) => conversation === shown && showUsed());
+on("progress", (run) => run.conversation === shown && meter(run.used));
 on("trouble", (error) => error.status === 401 && haveKey(true));
 on("tree", ({ conversation }) => {
   if (conversation === shown) byId("title").textContent = conversation.info.title;
@@ -214,6 +215,7 @@ async function start() {
   await library.loadInfos();
   await open(wanted);
   document.documentElement.dataset.ready = "yes";
+  performance.mark("ready");
   await look();
   if (!key && await api.isProtected().catch(() => false)) await haveKey();
 }

@@ -4,7 +4,11 @@ import { count, h } from "./dom.js";
 import { runOf } from "./generate.js";
 import { LiveBody } from "./live.js";
 import { showMarkdown, showPlain } from "./markdown.js";
-import { splitThinking } from "./text.js";
+import { asSentence, splitThinking } from "./text.js";
+
+/** What is said is folded beyond that. */
+const LONG_CHARS = 1800;
+const LONG_LINES = 24;
 
 const NAMES = { user: "You", assistant: "Model", tool: "Tool result" };
 
@@ -46,7 +50,7 @@ export class MessageView {
     this.element.classList.toggle("streaming", isLive);
     this.element.setAttribute("aria-busy", String(isLive));
     this.grow();
-    const note = message.state === "error" ? message.error : NOTES[message.state];
+    const note = message.state === "error" ? asSentence(message.error) : NOTES[message.state];
     this.note.hidden = !note;
     this.note.textContent = note ?? "";
     this.note.classList.toggle("bad", ["error", "lost", "cut"].includes(message.state));
@@ -84,7 +88,25 @@ export class MessageView {
   showWhole(text) {
     this.shown = text;
     if (this.message.role === "assistant") showMarkdown(this.body, text);
-    else showPlain(this.body, text);
+    else {
+      showPlain(this.body, text);
+      this.foldLong(text);
+    }
+  }
+
+  /** A pasted book is not what one wants to scroll past. @param {string} text */
+  foldLong(text) {
+    const isLong = text.length > LONG_CHARS || text.split("\n", LONG_LINES + 1).length > LONG_LINES;
+    this.element.classList.toggle("long", isLong);
+    this.element.querySelector(".fold")?.remove();
+    if (!isLong) return;
+    const button = h("button", { type: "button", class: "small fold", "aria-expanded": "false", text: "Show all of it" });
+    button.addEventListener("click", () => {
+      const isOpen = this.element.classList.toggle("unfolded");
+      button.setAttribute("aria-expanded", String(isOpen));
+      button.textContent = isOpen ? "Show less" : "Show all of it";
+    });
+    this.body.after(button);
   }
 
   /** @param {string} thinking @param {boolean} isThinking */
@@ -114,7 +136,7 @@ export class MessageView {
       h("summary", { icon: "tool" }, h("span", { text: `Asks for ${call.function.name || "a tool"}` })),
       h("pre", { tabindex: "0", text: pretty(call.function.arguments) }),
       h("button", {
-        type: "button", class: "small", "data-act": "tool-result", "data-call": call.id, text: "Give the result",
+        type: "button", class: "small framed", "data-act": "tool-result", "data-call": call.id, text: "Give the result",
       }))));
   }
 
@@ -132,9 +154,10 @@ export class MessageView {
 }
 
 /** @param {any} run */
-function waitingWords(run) {
+export function waitingWords(run) {
   if (run.first) return null;
-  const { queue, progress } = run.progress ?? {};
+  const { queue, progress, load } = run.progress ?? {};
+  if (load) return { words: `Loading the model: ${Math.round(100 * load.progress)} %`, share: load.progress };
   if (queue) {
     const soon = queue.eta_s === null ? "" : `, about ${Math.max(1, Math.round(queue.eta_s))} s`;
     return { words: `Waiting in line: number ${queue.position}${soon}` };

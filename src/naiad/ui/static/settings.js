@@ -75,7 +75,7 @@ function draw() {
 
 const MAX_TOKENS = {
   name: "max_tokens", label: "Longest answer, tokens", type: "integer", minimum: 1, maximum: 2147483647,
-  default: "up to the end of the context", help: "",
+  default: "no limit", help: "Without one: up to the end of the context.",
 };
 const STOP = { name: "stop", label: "Stop at", type: "strings", default: [], help: "Texts that end an answer, one a line." };
 

@@ -20,6 +20,7 @@ export let contextSize = 0;
 let used = 0;
 let draftTokens = 0;
 let isOver = false;
+let drawing = 0;
 
 /** Ask the server now, and again later: soon while something is wrong. */
 export async function look() {
@@ -52,10 +53,13 @@ function show(next, told) {
   showMeter();
 }
 
-/** How many tokens the shown conversation takes. @param {number} tokens */
+/** How many tokens the shown conversation takes; drawn once per frame. @param {number} tokens */
 export function meter(tokens) {
   used = tokens;
-  showMeter();
+  drawing ||= requestAnimationFrame(() => {
+    drawing = 0;
+    showMeter();
+  });
 }
 
 function showMeter() {

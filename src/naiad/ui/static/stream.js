@@ -40,7 +40,7 @@ async function read(reader, signal) {
 /**
  * What one event says, whichever names it uses.
  * @param {any} event
- * @returns {{text: string, reasoning: string, toolCalls: any[], finish: string | null, usage: any, progress: any, queue: any}}
+ * @returns {{text: string, reasoning: string, toolCalls: any[], finish: string | null, usage: any, progress: any, queue: any, load: any}}
  */
 export function partsOf(event) {
   const choice = event.choices?.[0] ?? {};
@@ -53,6 +53,7 @@ export function partsOf(event) {
     usage: event.usage ?? null,
     progress: event.prompt_progress ?? null,
     queue: event.queue ?? null,
+    load: event.model_load ?? null,
   };
 }
 

@@ -93,7 +93,15 @@ export function titleFrom(text) {
   const line = text.trim().split("\n").find((one) => one.trim()) ?? "";
   const words = line.replace(/[#*`>_]/g, "").trim();
   if (words.length <= 60) return words || "New conversation";
-  return `${words.slice(0, 60).replace(/\s+\S*$/, "")}…`;
+  return `${words.slice(0, 60).replace(/\s+\S{0,24}$/, "")}…`;
+}
+
+/** A failure's words as a sentence: servers begin and end theirs as they like. @param {string | undefined} words */
+export function asSentence(words) {
+  const text = (words ?? "").trim() || "Something went wrong";
+  const isWord = /^[a-z]+[ ,]/.test(text); // a field's name stays as it is
+  const begun = isWord ? text[0].toUpperCase() + text.slice(1) : text;
+  return /[.!?…]$/.test(begun) ? begun : `${begun}.`;
 }
 
 /** The words around the first place where a text holds `query`. @param {string} text @param {string} query */
