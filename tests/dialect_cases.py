@@ -139,7 +139,13 @@ class FakeBackend:
         return False
 
     async def embed(
-        self, inputs: Sequence[str | tuple[int, ...]], model: str | None = None
+        self,
+        inputs: Sequence[str | tuple[int, ...]],
+        model: str | None = None,
+        *,
+        truncate: bool = False,
+        keep_alive_s: float | None = None,
+        caller: Caller | None = None,
     ) -> list[EmbeddedText]:
         self.asked.append((inputs, model))
         return [EmbeddedText(b"\0" * 16, len(one)) for one in inputs]

@@ -292,11 +292,19 @@ class Backend(Protocol):
         ...
 
     async def embed(
-        self, inputs: Sequence[str | tuple[int, ...]], model: str | None = None
+        self,
+        inputs: Sequence[str | tuple[int, ...]],
+        model: str | None = None,
+        *,
+        truncate: bool = False,
+        keep_alive_s: float | None = None,
+        caller: Caller | None = None,
     ) -> list[EmbeddedText]:
         """The embedding of each text or list of token ids. model: as the caller named it.
 
-        Raises ContextExceeded, InvalidRequest, Unsupported, ModelNotFound.
+        truncate: the end of what is too long is left out instead of refused. keep_alive_s: how long
+        the model shall stay afterwards, if the caller may say so. Without inputs, the model is
+        loaded. Raises ContextExceeded, InvalidRequest, Unsupported, ModelNotFound.
         """
         ...
 

@@ -20,6 +20,7 @@ from naiad.service.admission import Admission, tokens_in
 from naiad.service.apart import Apart, Work
 from naiad.service.controls import Controls
 from naiad.service.documents import Documents
+from naiad.service.embedding import embed_all
 from naiad.service.generate import Generation
 from naiad.service.jobs import Asked, check_thinking
 from naiad.service.limits import KeyLimits
@@ -260,16 +261,22 @@ class Service:
         return await self._apart.cancel(caller, key)
 
     async def embed(
-        self, inputs: Sequence[str | tuple[int, ...]], model: str | None = None
+        self,
+        inputs: Sequence[str | tuple[int, ...]],
+        model: str | None = None,
+        *,
+        truncate: bool = False,
+        keep_alive_s: float | None = None,
+        caller: Caller | None = None,
     ) -> list[EmbeddedText]:
         """The embedding of each input. Chats keep their cache and go on meanwhile.
 
         Raises ModelNotFound, EngineUnavailable, and what the engine refuses of any of them.
         """
         self._check_name(model, self._known_model())
-        with self._models.hold():
+        with self._models.hold(_kept(keep_alive_s, caller) if caller else None):
             await self._models.ready()
-            return [await self._engine.embed(one) for one in inputs]
+            return await embed_all(self._engine, inputs, truncate=truncate)
 
     @property
     def has_reasoning(self) -> bool:

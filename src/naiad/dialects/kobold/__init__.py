@@ -41,6 +41,7 @@ def _extra(prefix: str) -> tuple[Operation, ...]:
         _query("POST", f"{prefix}/tokenize", queries.count_tokens),
         _query("POST", f"{prefix}/detokenize", queries.detokenize),
         _query("POST", f"{prefix}/json_to_grammar", queries.convert_schema),
+        Operation("POST", f"{prefix}/embeddings", Access.USER, handle=queries.embed, is_long=True),
         _query("GET", f"{prefix}/version", queries.show_version, public),
         _query("GET", f"{prefix}/true_max_context_length", queries.show_context_length, public),
         _query("GET", f"{prefix}/perf", queries.show_perf),

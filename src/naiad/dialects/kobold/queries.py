@@ -11,6 +11,7 @@ from naiad.dialects.base import Backend, Call, Raw
 from naiad.dialects.fields import Fields, boolean, text, token_ids
 from naiad.dialects.kobold.gbnf import to_gbnf
 from naiad.dialects.kobold.requests import DEFAULT_MAX_LENGTH
+from naiad.dialects.openai.embeddings import embeddings_of
 from naiad.dialects.progress import progress_of
 from naiad.dialects.prompts import read_messages
 from naiad.dialects.sampling import read_handle
@@ -30,7 +31,6 @@ _ABSENT = (
     "transcribe",
     "websearch",
     "tts",
-    "embeddings",
     "music",
     "musicllm",
     "router",
@@ -60,6 +60,7 @@ async def show_version(backend: Backend, _call: Call) -> Any:
         "protected": backend.is_protected,
         "llm": True,
         **dict.fromkeys(_ABSENT, False),
+        "embeddings": True,
         "multiplayer": backend.stories.shared is not None,
         "savedata": True,
         "admin": 0,
@@ -140,6 +141,11 @@ async def detokenize(backend: Backend, call: Call) -> Any:
     special = fields.get(boolean, "special")
     ids = fields.need(token_ids(backend.model.n_vocab), "ids")
     return {"result": await backend.detokenize(ids, special=special is not False), "success": True}
+
+
+async def embed(backend: Backend, call: Call) -> Any:
+    """Embeddings as OpenAI's API gives them; of a text that is too long, its beginning's."""
+    return await embeddings_of(backend, call, truncates=True)
 
 
 async def convert_schema(_backend: Backend, call: Call) -> Any:
