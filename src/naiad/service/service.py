@@ -167,11 +167,19 @@ class Service:
         Raises, while it is entered: ModelNotFound, EngineUnavailable, AdminRequired, RateLimited,
         Overloaded, and what template or engine refuse (InvalidRequest, ContextExceeded, ...).
         """
+        with self._limits.enter(caller):
+            async with self._generate(request, caller, tell) as generation:
+                yield generation
+
+    @asynccontextmanager
+    async def _generate(
+        self, request: GenerateRequest, caller: Caller, tell: Tell | None
+    ) -> AsyncIterator[Generation]:
+        """The same, of a caller whose limits have been seen to."""
         model = self._known_model()
         self._check_name(request.model, model)
         _check_priority(request.priority, caller)
         with (
-            self._limits.enter(caller),
             self._models.hold(_kept(request.keep_alive_s, caller)),
             self._admission.admit(self._parallel(model), tokens_in(request.prompt)) as place,
             self._registry.enter(caller, request.handle) as entry,
@@ -206,17 +214,19 @@ class Service:
 
     @asynccontextmanager
     async def generate_all(
-        self, requests: Sequence[GenerateRequest], caller: Caller
+        self, requests: Sequence[GenerateRequest], caller: Caller, tell: Tell | None = None
     ) -> AsyncIterator[list[Generation]]:
         """As generate, for several that belong together: all of them run, or none is left behind.
 
-        Those with one prompt compute it once: the engine lets the later ones wait for it.
+        Those with one prompt compute it once: the engine lets the later ones wait for it. They came
+        as one request, so they count once against the limits of the caller's key.
         """
-        async with AsyncExitStack() as stack:
-            yield [
-                await stack.enter_async_context(self.generate(request, caller))
-                for request in requests
-            ]
+        with self._limits.enter(caller):
+            async with AsyncExitStack() as stack:
+                yield [
+                    await stack.enter_async_context(self._generate(request, caller, tell))
+                    for request in requests
+                ]
 
     async def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
