@@ -24,6 +24,7 @@ from naiad.types import (
     Running,
     Started,
     TextDelta,
+    TokenLogprob,
     Usage,
 )
 
@@ -84,6 +85,7 @@ class FakeBackend:
     is_protected: bool = False
     counters: Mapping[str, Any] = field(default_factory=dict)
     told: Progress | None = None
+    remembered: tuple[TokenLogprob, ...] = ()
     at_work: list[Running] = field(default_factory=list)
     stories: Stories = field(default_factory=lambda: Stories("/nowhere"))
     stay: Residency = field(default_factory=lambda: Residency(is_loaded=True, expires_in_s=None))
@@ -121,6 +123,10 @@ class FakeBackend:
     def running(self, caller: Caller) -> list[Running]:
         self.asked.append(caller)
         return self.at_work
+
+    def last_logprobs(self, caller: Caller, handle: str | None) -> Sequence[TokenLogprob]:
+        self.asked.append((caller, handle))
+        return self.remembered
 
     def perf(self) -> Mapping[str, Any]:
         return self.counters

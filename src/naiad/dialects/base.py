@@ -28,6 +28,7 @@ from naiad.types import (
     Started,
     StreamEvent,
     TextDelta,
+    TokenLogprob,
     ToolCallDelta,
 )
 
@@ -285,6 +286,10 @@ class Backend(Protocol):
 
     def progress(self, caller: Caller, handle: str | None) -> Progress | None:
         """How far that generation is; None when it has text or did not ask to be told."""
+        ...
+
+    def last_logprobs(self, caller: Caller, handle: str | None) -> Sequence[TokenLogprob]:
+        """Of this caller's newest generation under that handle that is to be remembered, so far."""
         ...
 
     def perf(self) -> Mapping[str, Any]:

@@ -252,6 +252,8 @@ class Generation:
     def _delta(self, text: str) -> TextDelta:
         self._note(text)
         n_tokens, self._n_held = self._n_held, 0
+        if self._entry.logprobs is not None:
+            self._entry.logprobs += self._logprobs
         return TextDelta(text, n_tokens, self._logprobs)
 
     def _settle(self, text: str, channels: Channels) -> bool:
@@ -285,6 +287,8 @@ class Generation:
         event = self._settled.popleft()
         if isinstance(event, TextDelta):  # what the user reads, without marks and reasoning
             self._entry.pieces.append(event.text)
+            if self._entry.logprobs is not None:
+                self._entry.logprobs += event.logprobs
         return event
 
     def _note(self, text: str) -> None:

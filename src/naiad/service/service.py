@@ -26,6 +26,7 @@ from naiad.service.jobs import Asked, check_thinking
 from naiad.service.limits import KeyLimits
 from naiad.service.models import Models, Tell
 from naiad.service.perf import Perf
+from naiad.service.recent import RecentLogprobs
 from naiad.service.registry import Registry
 from naiad.service.stories import Stories
 from naiad.types import (
@@ -40,6 +41,7 @@ from naiad.types import (
     Running,
     StreamEvent,
     TextPrompt,
+    TokenLogprob,
 )
 
 
@@ -79,6 +81,7 @@ class Service:
         self._limits = KeyLimits(config.max_per_key, config.requests_per_minute)
         self._registry = Registry()
         self._controls = Controls(engine)
+        self._recent = RecentLogprobs()
         self._perf = Perf()
         self._apart = Apart(self.generate)
         self._documents = documents or Documents()
@@ -205,6 +208,8 @@ class Service:
                 n_unstopped=request.sampling.min_tokens,
                 prompt_ids=await self._ids_of(job.prompt) if request.wants_context else None,
             )
+            if request.recalls_logprobs:
+                entry.logprobs = self._recent.begin(caller, request.handle)
             entry.running = lambda: Running(request, generation.usage)
             try:
                 yield generation
@@ -312,6 +317,10 @@ class Service:
     def progress(self, caller: Caller, handle: str | None) -> Progress | None:
         """How far that generation is; None when it has text or did not ask."""
         return self._registry.progress(caller, handle)
+
+    def last_logprobs(self, caller: Caller, handle: str | None) -> Sequence[TokenLogprob]:
+        """Those of this caller's newest generation under that handle; see service.recent."""
+        return self._recent.find(caller, handle)
 
     def running(self, caller: Caller) -> list[Running]:
         """This caller's own requests that the engine has accepted, oldest first."""

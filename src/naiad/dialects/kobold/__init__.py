@@ -36,6 +36,8 @@ def _extra(prefix: str) -> tuple[Operation, ...]:
         _generate(f"{prefix}/generate/stream", parse_stream),
         _query("GET", f"{prefix}/generate/check", queries.check_generation),
         _query("POST", f"{prefix}/generate/check", queries.check_generation),
+        _query("GET", f"{prefix}/last_logprobs", queries.show_logprobs),
+        _query("POST", f"{prefix}/last_logprobs", queries.show_logprobs),
         _query("POST", f"{prefix}/abort", queries.abort_generation),
         _query("POST", f"{prefix}/tokencount", queries.count_tokens),
         _query("POST", f"{prefix}/tokenize", queries.count_tokens),

@@ -10,6 +10,7 @@ import naiad
 from naiad.dialects.base import Backend, Call, Raw
 from naiad.dialects.fields import Fields, boolean, text, token_ids
 from naiad.dialects.kobold.gbnf import to_gbnf
+from naiad.dialects.kobold.logprobs import KoboldLogprobs
 from naiad.dialects.kobold.requests import DEFAULT_MAX_LENGTH
 from naiad.dialects.openai.embeddings import embeddings_of
 from naiad.dialects.progress import progress_of
@@ -113,6 +114,13 @@ async def check_generation(backend: Backend, call: Call) -> Any:
     if progress := backend.progress(call.caller, handle):
         result |= progress_of(progress)
     return {"results": [result]}
+
+
+async def show_logprobs(backend: Backend, call: Call) -> Any:
+    """Logprobs of the caller's newest generation under that `genkey`, if it asked for them."""
+    handle = read_handle(Fields({**call.query, **call.body}))
+    told = backend.last_logprobs(call.caller, handle)
+    return {"logprobs": KoboldLogprobs().shape(told) if told else None}
 
 
 async def abort_generation(backend: Backend, call: Call) -> Any:
