@@ -348,7 +348,7 @@ def test_how_hard_to_think_is_told_to_the_template(think: str) -> None:
         ({"context": [1, 5000]}, "'context' must hold token ids"),
         ({"keep_alive": "soon"}, 'such as "5m"'),
         ({"keep_alive": True}, "'keep_alive' must be a number of seconds"),
-        ({"think": "much"}, "'think' must be true or false"),
+        ({"think": "much"}, "'think' must be true, false or one of low"),
         ({"options": {"temperature": "hot"}}, "'options.temperature' must be a number"),
         ({"options": 5}, "'options' must be an object"),
         ({"prompt": 5}, "'prompt' must be a string"),

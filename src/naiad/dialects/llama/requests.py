@@ -82,8 +82,13 @@ def _extra(fields: Fields) -> str:
 
 
 def _finish(fields: Fields, model: ModelInfo, prompt: Prompt) -> Parsed:
-    if (fields.get(integer(0), "n_cmpl") or 1) > 1:
-        raise Unsupported("'n_cmpl' is not supported: one answer per request.", param="n_cmpl")
+    name, _ = fields.find("n_cmpl", "n")
+    if (fields.get(integer(0), "n_cmpl", "n") or 1) > 1:
+        raise Unsupported(
+            f"'{name}' is not supported here: one answer per request. /v1/completions gives "
+            "several, with 'n'.",
+            param=name,
+        )
     length = fields.get(integer(-2, MAX_INT), *_LENGTHS)
     limit = None if length is None or length < 0 else length
     request = GenerateRequest(
@@ -141,4 +146,5 @@ def _only(fields: Fields) -> tuple[str, ...]:
         raise InvalidRequest(
             f"'{name}' may name at most {MAX_FIELDS} fields, not {len(wanted)}.", param=name
         )
-    return tuple(short_text(MAX_FIELD_CHARS)(name, one) for one in wanted)
+    read = short_text(MAX_FIELD_CHARS)
+    return tuple(read(f"{name}[{place}]", one) for place, one in enumerate(wanted))

@@ -12,6 +12,7 @@ from naiad.dialects.fields import (
     MAX_INT,
     Fields,
     array,
+    bad,
     boolean,
     integer,
     listed,
@@ -169,7 +170,10 @@ def _read_think(fields: Fields) -> tuple[bool | None, str | None]:
     _, value = fields.find("think")
     if isinstance(value, str) and value in _EFFORTS:
         return True, value
-    return fields.get(boolean, "think"), None
+    try:
+        return fields.get(boolean, "think"), None
+    except InvalidRequest:
+        raise bad("think", f"true, false or one of {', '.join(_EFFORTS)}", value) from None
 
 
 def _refuse_unsupported(fields: Fields) -> None:

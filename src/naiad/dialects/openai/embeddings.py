@@ -106,7 +106,8 @@ def _one(name: str, value: Any, model: ModelInfo) -> str | tuple[int, ...]:
 
 
 def shortened(vector: bytes, size: int) -> bytes:
-    """The first `size` numbers, made to length 1 again."""
+    """The first `size` numbers, made to length 1 again; all of them if there are no more."""
+    size = min(size, len(vector) // 4)
     numbers = struct.unpack_from(f"<{size}f", vector)
     length = math.hypot(*numbers) or 1.0
     return struct.pack(f"<{size}f", *(number / length for number in numbers))
