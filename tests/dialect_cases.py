@@ -24,6 +24,7 @@ from naiad.types import (
     Running,
     Started,
     TextDelta,
+    TokenLogprob,
     Usage,
 )
 
@@ -84,6 +85,7 @@ class FakeBackend:
     is_protected: bool = False
     counters: Mapping[str, Any] = field(default_factory=dict)
     told: Progress | None = None
+    remembered: tuple[TokenLogprob, ...] = ()
     at_work: list[Running] = field(default_factory=list)
     stories: Stories = field(default_factory=lambda: Stories("/nowhere"))
     stay: Residency = field(default_factory=lambda: Residency(is_loaded=True, expires_in_s=None))
@@ -122,6 +124,10 @@ class FakeBackend:
         self.asked.append(caller)
         return self.at_work
 
+    def last_logprobs(self, caller: Caller, handle: str | None) -> Sequence[TokenLogprob]:
+        self.asked.append((caller, handle))
+        return self.remembered
+
     def perf(self) -> Mapping[str, Any]:
         return self.counters
 
@@ -139,7 +145,13 @@ class FakeBackend:
         return False
 
     async def embed(
-        self, inputs: Sequence[str | tuple[int, ...]], model: str | None = None
+        self,
+        inputs: Sequence[str | tuple[int, ...]],
+        model: str | None = None,
+        *,
+        truncate: bool = False,
+        keep_alive_s: float | None = None,
+        caller: Caller | None = None,
     ) -> list[EmbeddedText]:
         self.asked.append((inputs, model))
         return [EmbeddedText(b"\0" * 16, len(one)) for one in inputs]

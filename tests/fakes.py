@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import struct
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -93,14 +94,45 @@ class FakeStream:
         return batch
 
 
+class SteppedStream(FakeStream):
+    """One that never merges: each token comes in a batch of its own, the end with the last."""
+
+    def __init__(self, uid: int, job: Job, n_prompt: int) -> None:
+        super().__init__(uid, job, n_prompt)
+        self._pieces: deque[bytes] = deque()
+
+    def put(self, text: str | bytes, n_tokens: int = 1) -> None:
+        assert n_tokens == 1
+        self._pieces.append(text.encode() if isinstance(text, str) else text)
+        self._news.set()
+
+    async def get(self) -> TokenBatch:
+        await self._news.wait()
+        if self._pieces:
+            super().put(self._pieces.popleft())
+        end = self._end
+        if self._pieces:
+            self._end = (None, None)
+        batch = await super().get()
+        self._end = end
+        self._news.set()
+        return batch
+
+
 class FakeEngine:
     """Implements EngineClient. By default each job's text is its prompt, one token a character.
 
+    kind: of the streams.
     script: called with each accepted stream; replace it to drive streams by hand.
     gate: submit waits for it (a queue that does not answer yet) when it is cleared.
     """
 
-    def __init__(self, script: Callable[[FakeStream], None] | None = None) -> None:
+    def __init__(
+        self,
+        script: Callable[[FakeStream], None] | None = None,
+        kind: type[FakeStream] = FakeStream,
+    ) -> None:
+        self.kind = kind
         self.state = EngineState.READY
         self.model: ModelInfo | None = MODEL
         self.after_load = EngineState.READY  # STARTING: the test says when it is loaded
@@ -153,7 +185,7 @@ class FakeEngine:
         finally:
             self.n_waiting -= 1
             self.notify()
-        stream = FakeStream(next(self._uids), job, len(job.prompt))
+        stream = self.kind(next(self._uids), job, len(job.prompt))
         self.streams[stream.uid] = stream
         self.script(stream)
         self.notify()

@@ -10,9 +10,14 @@ from typing import Any
 import openai
 import pytest
 
+from dialect_cases import events
 from dialect_server import failing, house, saying
-from fakes import FakeStream, silent
-from http_client import connected, http
+from fakes import FakeEngine, FakeRenderer, FakeStream, silent
+from http_client import Answer, ask, connected, http
+from naiad.client.base import EngineState
+from naiad.config import Config
+from naiad.http.app import build_app
+from naiad.service.service import Service
 from naiad.types import FinishReason
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
@@ -181,3 +186,41 @@ async def test_choices_are_told_as_they_form() -> None:
                 running.engine.streams[1].end(FinishReason.STOP)
         assert said.is_set()
         assert math.isfinite(running.engine.streams[1].n_prompt)
+
+
+class Unloaded:
+    """A stream of two answers whose model has to be loaded for it; the test says how that ends."""
+
+    def __init__(self) -> None:
+        self.engine = FakeEngine(by_choice)
+        self.engine.after_load = EngineState.STARTING
+        self.engine.unload()
+
+    async def answer(self, state: EngineState, prompt: str, **body: Any) -> Answer:
+        config = Config(heartbeat_s=60)
+        app = build_app(Service(self.engine, config, FakeRenderer()), config)
+        asked = {"prompt": prompt, "n": 2, "stream": True, **body}
+        task = asyncio.create_task(ask(app, "POST", "/v1/completions", asked))
+        await self.engine.until(lambda: self.engine.state is EngineState.STARTING)
+        await asyncio.sleep(0)  # the word of progress, for who asked
+        self.engine.become(state)
+        return await task
+
+
+async def test_loading_is_told_to_who_asks_for_several_answers() -> None:
+    told = events((await Unloaded().answer(EngineState.READY, "hey", return_progress=True)).body)
+    assert told[0]["model_load"] == {"progress": 0.5}
+    texts = ["", ""]
+    for chunk in told[:-1]:
+        texts[chunk["choices"][0]["index"]] += chunk["choices"][0]["text"]
+    assert (texts, told[-1]) == (["I am 0!", "I am 1!"], "[DONE]")
+    silent_load = await Unloaded().answer(EngineState.READY, "hey")
+    assert b"model_load" not in silent_load.body
+
+
+async def test_a_load_that_fails_ends_several_answers_as_one() -> None:
+    refused = await Unloaded().answer(EngineState.UNLOADED, "hey")
+    assert refused.status == 503
+    late = await Unloaded().answer(EngineState.UNLOADED, "hey", return_progress=True)
+    *_, error, done = events(late.body)
+    assert (late.status, error["error"]["code"], done) == (200, "engine_unavailable", "[DONE]")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,36 @@ def test_ollamas_format_is_held(theirs: ollama.Client) -> None:
     told = theirs.chat(theirs.list().models[0].model or "", HI, format=schema)
     assert told.message.content is not None
     assert told.message.content.replace(" ", "") in {'{"n":1}', '{"n":2}'}
+
+
+def _similarity(one: Sequence[float], other: Sequence[float]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True))
+
+
+def test_ollamas_embeddings_tell_texts_apart(theirs: ollama.Client) -> None:
+    model = theirs.list().models[0].model or ""
+    told = theirs.embed(model, ["A cat sleeps.", "A kitten naps.", "Taxes are due in May."])
+    cat, kitten, taxes = told.embeddings
+    assert sum(x * x for x in cat) == pytest.approx(1)
+    assert _similarity(cat, kitten) > _similarity(cat, taxes)
+    assert theirs.embeddings(model, "A cat sleeps.").embedding == pytest.approx(list(cat))
+    assert (told.total_duration or 0) > 0
+    too_long = "word " * 2500
+    assert theirs.embed(model, too_long).prompt_eval_count == 2048
+    with pytest.raises(ollama.ResponseError, match="2048") as caught:
+        theirs.embed(model, too_long, truncate=False)
+    assert caught.value.status_code == 400
+
+
+def test_ollamas_logprobs_are_of_the_tokens_that_were_said(theirs: ollama.Client) -> None:
+    options = {"temperature": 0, "num_predict": 8, "repeat_penalty": 1}
+    model = theirs.list().models[0].model or ""
+    told = theirs.chat(model, HI, options=options, logprobs=True, top_logprobs=3)
+    assert told.logprobs is not None
+    assert "".join(one.token for one in told.logprobs) == told.message.content
+    for one in told.logprobs:
+        assert one.top_logprobs is not None
+        assert (one.token, one.logprob) == (one.top_logprobs[0].token, one.top_logprobs[0].logprob)
 
 
 def test_anthropics_streams_equal_whole_answers(claude: anthropic.Anthropic) -> None:

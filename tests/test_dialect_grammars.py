@@ -168,7 +168,7 @@ def test_phrases_and_ids(
         (["x" * 257], "at most 256 characters"),
         ([f"{i}x" for i in range(MAX_PHRASES + 1)], f"at most {MAX_PHRASES} phrases"),
         ([f"{i:03}" + "x" * 250 for i in range(MAX_CHARS // 250)], f"{MAX_CHARS} characters"),
-        ([10**9], "an integer from 0"),
+        ([10**9], "made of texts and token ids from 0 to"),
         ({}, "a list"),
     ],
 )

@@ -96,7 +96,7 @@ def test_prompts(prompt: Any, want: Any) -> None:
         ({"n_predict": -3}, "'n_predict' must be an integer from -2"),
         ({"n_cmpl": 2}, "'n_cmpl' is not supported"),
         ({"response_fields": ["x"] * 65}, "'response_fields' may name at most 64"),
-        ({"response_fields": [5]}, "'response_fields' must be a string"),
+        ({"response_fields": [5]}, "'response_fields[0]' must be a string"),
         ({"temperature": "hot"}, "'temperature'"),
     ],
 )

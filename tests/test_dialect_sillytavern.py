@@ -121,6 +121,7 @@ def test_kobold_classic(parse: Any, is_streamed: bool) -> None:
             seed=7,
         ),
         shift_at_limit=True,
+        recalls_logprobs=True,
         trim=Trim(4096),
         max_tokens=182,
         stop=("You:", "\nSeraphina "),

@@ -18,8 +18,11 @@ def test_a_body_is_an_object_and_none_is_an_empty_one() -> None:
     [
         (b"a=b&c=d", "not valid JSON"),
         (b'{"a": 1', "truncated"),
-        (b'{"a": NaN}', "not valid JSON"),
-        (b'{"a": -Infinity}', "not valid JSON"),
+        (b'{"a": 1, "top_p": NaN}', "'top_p' is NaN, which JSON does not know: send a number"),
+        (b'{"a": -Infinity}', "'a' is -Infinity, which"),
+        (b'{"a": {"b": 1e999}}', "'b' is a number too large to be read"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "'a' is a number too large to be read"),
+        (b'{"a": [NaN]}', "not valid JSON"),
         (b'{"a": "\xff"}', "not valid JSON"),
         ('{"a": 1}'.encode("utf-16"), "not valid JSON"),
         (b'{"a": "tab\there"}', "not valid JSON"),
@@ -40,6 +43,12 @@ def test_half_an_emoji_is_called_that(half: bytes) -> None:
     name = half[:6].decode().lower().replace("\\", r"\\")
     with pytest.raises(InvalidJson, match=rf"{name} is half a character"):
         decode_object(b'{"prompt": "ab' + half + b'"}')
+
+
+def test_a_field_that_is_no_number_is_named() -> None:
+    with pytest.raises(InvalidJson) as refused:
+        decode_object(b'{"prompt": "say \\"x\\": NaN", "temperature": NaN}')
+    assert refused.value.param == "temperature"
 
 
 def test_no_second_look_is_taken_at_a_large_body() -> None:

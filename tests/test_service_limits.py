@@ -87,3 +87,15 @@ async def test_a_client_is_told_when_to_come_back() -> None:
     names = ("retry-after", "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests")
     assert [second.headers[name] for name in names] == ["60", "1", "0"]
     assert second.headers["x-ratelimit-reset-requests"] == "60s"
+
+
+async def test_answers_to_one_request_count_once() -> None:
+    engine = FakeEngine(silent)
+    service = make_service(engine, Config(max_per_key=1, requests_per_minute=2))
+    for n_streams in (3, 6):
+        async with service.generate_all([request()] * 3, ALICE):
+            assert len(engine.streams) == n_streams
+            with pytest.raises(RateLimited, match="has 1 requests in progress"):
+                service.check_room(ALICE)
+    with pytest.raises(RateLimited, match="2 requests a minute"):
+        service.check_room(ALICE)

@@ -28,6 +28,7 @@ from naiad.types import (
     Started,
     StreamEvent,
     TextDelta,
+    TokenLogprob,
     ToolCallDelta,
 )
 
@@ -287,16 +288,28 @@ class Backend(Protocol):
         """How far that generation is; None when it has text or did not ask to be told."""
         ...
 
+    def last_logprobs(self, caller: Caller, handle: str | None) -> Sequence[TokenLogprob]:
+        """Of this caller's newest generation under that handle that is to be remembered, so far."""
+        ...
+
     def perf(self) -> Mapping[str, Any]:
         """Counters: see service.perf for the names."""
         ...
 
     async def embed(
-        self, inputs: Sequence[str | tuple[int, ...]], model: str | None = None
+        self,
+        inputs: Sequence[str | tuple[int, ...]],
+        model: str | None = None,
+        *,
+        truncate: bool = False,
+        keep_alive_s: float | None = None,
+        caller: Caller | None = None,
     ) -> list[EmbeddedText]:
         """The embedding of each text or list of token ids. model: as the caller named it.
 
-        Raises ContextExceeded, InvalidRequest, Unsupported, ModelNotFound.
+        truncate: the end of what is too long is left out instead of refused. keep_alive_s: how long
+        the model shall stay afterwards, if the caller may say so. Without inputs, the model is
+        loaded. Raises ContextExceeded, InvalidRequest, Unsupported, ModelNotFound.
         """
         ...
 

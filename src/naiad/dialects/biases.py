@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from naiad.dialects.fields import MAX_INT, Fields, array, integer, number, short_text
+from naiad.dialects.fields import MAX_INT, Fields, array, integer, member, number, short_text
 from naiad.errors import InvalidRequest
 from naiad.types import ModelInfo
 
@@ -31,15 +31,18 @@ def read_biases(fields: Fields, model: ModelInfo) -> tuple[Biases, TextBiases]:
         raise InvalidRequest(
             f"'{name}' may name at most {MAX_BIASES} tokens, not {len(everything)}.", param=name
         )
-    token = integer(0, model.n_vocab - 1 if model.n_vocab > 0 else MAX_INT)
+    top = model.n_vocab - 1 if model.n_vocab > 0 else MAX_INT
+    token = integer(0, top)
     by_id: dict[int, float] = {}
     by_text: dict[str, float] = {}
     for source, key, by in everything:
-        bias = NEVER if by is False else _BIAS(source, by)
+        bias = (
+            NEVER if by is False else member(_BIAS, source, by, "made of biases from -100 to 100")
+        )
         if isinstance(key, _Text):
             by_text[short_text(MAX_TEXT_CHARS)(source, key.text)] = bias
         else:
-            by_id[token(source, key)] = bias
+            by_id[member(token, source, key, f"made of token ids from 0 to {top}")] = bias
     by_text.pop("", None)
     return tuple(by_id.items()), tuple(by_text.items())
 
@@ -71,7 +74,6 @@ def _pairs(name: str, value: Any) -> list[tuple[Any, Any]]:
 
 def _is_number(key: str) -> bool:
     try:
-        float(key)
+        return math.isfinite(float(key))  # "nan" and "inf" are words
     except ValueError:
         return False
-    return True

@@ -101,6 +101,14 @@ def wrong_kind(name: str, wanted: str, value: Any) -> InvalidRequest:
     return InvalidRequest(f"'{name}' must be {wanted}, not {_kind(value)}.", param=name)
 
 
+def member(read: Reader[T], name: str, value: Any, wanted: str) -> T:
+    """One of many values in a field. wanted: what the whole field must be, for the refusal."""
+    try:
+        return read(name, value)
+    except InvalidRequest:
+        raise bad(name, wanted, value) from None
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 128:
         return "a very large integer"

@@ -91,6 +91,9 @@ def json_form(name: str, value: Any) -> Grammar | None:
     """A JSON schema, or "json" for any object; "" is none."""
     if value == "json":
         return Grammar("json_schema", _ANY_OBJECT, field=name)
+    is_word = isinstance(value, str) and value.strip() and not value.lstrip().startswith("{")
+    if is_word or not isinstance(value, str | dict):
+        raise bad(name, '"json" or a JSON schema', value)
     return _schema(name, value)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from naiad.dialects.fields import MAX_INT, Fields, array, integer, short_text
+from naiad.dialects.fields import MAX_INT, Fields, array, integer, member, short_text
 from naiad.errors import InvalidRequest
 from naiad.types import ModelInfo
 
@@ -27,14 +27,15 @@ def read_phrases(fields: Fields, model: ModelInfo) -> tuple[tuple[str, ...], tup
     """
     phrases: dict[str, None] = {}
     ids: dict[int, None] = {}
-    token = integer(0, model.n_vocab - 1 if model.n_vocab > 0 else MAX_INT)
+    top = model.n_vocab - 1 if model.n_vocab > 0 else MAX_INT
+    token, wanted = integer(0, top), f"made of texts and token ids from 0 to {top}"
     for field in ("banned_strings", "banned_phrases", "banned_tokens"):
         name, value = fields.find(field)
         for one in _members(name, value):
             if isinstance(one, str):
                 phrases[short_text(MAX_PHRASE_CHARS)(name, one)] = None
             else:
-                ids[token(name, one)] = None
+                ids[member(token, name, one, wanted)] = None
         _check_number(name, [phrase for phrase in phrases if phrase])
     phrases.pop("", None)
     return tuple(phrases), tuple(ids)

@@ -85,7 +85,8 @@ def _ids(name: str, value: Any) -> list[int]:
     found = array(name, value)
     if len(found) > MAX_STAGES:
         raise _too_many(name, len(found))
-    return [integer(0, max(KOBOLD_STAGES))(name, one) for one in found]
+    read = integer(0, max(KOBOLD_STAGES))
+    return [read(f"{name}[{place}]", one) for place, one in enumerate(found)]
 
 
 def _names(name: str, value: Any) -> tuple[str, ...]:

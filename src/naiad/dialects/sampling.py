@@ -90,7 +90,8 @@ def _breakers(name: str, value: Any) -> tuple[str, ...]:
             f"'{name}' may hold at most {MAX_BREAKERS} strings, not {len(found)}.", param=name
         )
     read = short_text(MAX_BREAKER_CHARS)
-    return tuple(dict.fromkeys(one for one in (read(name, each) for each in found) if one))
+    breakers = [read(f"{name}[{place}]", one) for place, one in enumerate(found)]
+    return tuple(dict.fromkeys(one for one in breakers if one))
 
 
 def _seed(name: str, value: Any) -> int:
@@ -192,15 +193,17 @@ def read_stops(fields: Fields, *names: str) -> tuple[str, ...]:
     name, value = fields.find(*names)
     if value is None:
         return ()
-    stops = [value] if isinstance(value, str) else value
-    if not isinstance(stops, list):
-        raise bad(name, "a string or a list of strings", value)
-    if len(stops) > MAX_STOPS:
-        raise InvalidRequest(
-            f"'{name}' may hold at most {MAX_STOPS} strings, not {len(stops)}.", param=name
-        )
     read = short_text(MAX_STOP_CHARS)
-    return tuple(dict.fromkeys(stop for stop in (read(name, one) for one in stops) if stop))
+    if isinstance(value, str):
+        return (read(name, value),) if value else ()
+    if not isinstance(value, list):
+        raise bad(name, "a string or a list of strings", value)
+    if len(value) > MAX_STOPS:
+        raise InvalidRequest(
+            f"'{name}' may hold at most {MAX_STOPS} strings, not {len(value)}.", param=name
+        )
+    found = [read(f"{name}[{place}]", one) for place, one in enumerate(value)]
+    return tuple(dict.fromkeys(stop for stop in found if stop))
 
 
 def read_max_tokens(fields: Fields, *names: str) -> int | None:

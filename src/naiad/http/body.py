@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -14,6 +15,12 @@ from naiad.http.exchange import ClientGone, header
 
 RECEIPT_S = 30.0  # a body must be here this long after its headers
 LARGE_BYTES = 256 * 1024  # larger bodies are decoded off the event loop
+
+#: A field with what some encoders write for no number, or with more digits than are ever read.
+_MISFIT = re.compile(
+    rb'"([^"\\\x00-\x1f]{1,64})"\s*:\s*'
+    rb"(?:(-?NaN|-?Infinity)|-?\d{4000,}|-?\d[\d.]*[eE]\+?\d{3,})"
+)
 
 
 async def read_object(
@@ -58,12 +65,30 @@ def decode_object(data: bytes) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidJson(f"The body is not valid JSON: {_reason(data, error)}.") from None
+        raise _misfit(data, str(error)) or InvalidJson(
+            f"The body is not valid JSON: {_reason(data, error)}."
+        ) from None
     except RecursionError:
         raise InvalidJson("The body is nested too deeply.") from None
     if not isinstance(value, dict):
         raise InvalidJson(f"The body must be a JSON object, not {_KINDS[type(value)]}.")
     return value
+
+
+def _misfit(data: bytes, refusal: str) -> InvalidJson | None:
+    """The refusal of a field that holds what is no number, or none that can be read."""
+    is_range = "out of range" in refusal
+    found = _MISFIT.search(data) if len(data) <= LARGE_BYTES else None
+    if found is None or is_range == bool(found[2]):
+        return None  # the decoder stumbled over something else
+    name = found[1].decode("utf-8", "replace")
+    if is_range:
+        return InvalidJson(f"'{name}' is a number too large to be read.", param=name)
+    return InvalidJson(
+        f"'{name}' is {found[2].decode()}, which JSON does not know: send a number, or leave the "
+        "field out.",
+        param=name,
+    )
 
 
 def _reason(data: bytes, refusal: Exception) -> str:

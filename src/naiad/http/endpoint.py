@@ -109,10 +109,10 @@ class GenerationEndpoint:
 
     async def _run(self, exchange: Exchange, parsed: Parsed, caller: Caller) -> None:
         line = Line(exchange, parsed.formatter)
-        if parsed.others:
-            await self._run_many(exchange, line, parsed, caller)
-            return
         tell = _loading_teller(parsed, line) if parsed.request.stream else None
+        if parsed.others:
+            await self._run_many(exchange, line, parsed, caller, tell)
+            return
         async with (
             ClientWatch(exchange, line, self._house.heartbeat_s, self._house.stalled_s),
             _ending(line, parsed.formatter),
@@ -124,13 +124,14 @@ class GenerationEndpoint:
                 await _send_whole(generation, parsed, exchange)
 
     async def _run_many(
-        self, exchange: Exchange, line: Line, parsed: Parsed, caller: Caller
+        self, exchange: Exchange, line: Line, parsed: Parsed, caller: Caller, tell: Tell | None
     ) -> None:
         requests = (parsed.request, *parsed.others)
         formatter = cast(ManyFormatter, parsed.formatter)
         async with (
             ClientWatch(exchange, line, self._house.heartbeat_s, self._house.stalled_s),
-            self._house.service.generate_all(requests, caller) as generations,
+            _ending(line, formatter),
+            self._house.service.generate_all(requests, caller, tell) as generations,
         ):
             if parsed.request.stream:
                 await stream_many(generations, formatter, line)

@@ -252,6 +252,8 @@ class Generation:
     def _delta(self, text: str) -> TextDelta:
         self._note(text)
         n_tokens, self._n_held = self._n_held, 0
+        if self._entry.logprobs is not None:
+            self._entry.logprobs += self._logprobs
         return TextDelta(text, n_tokens, self._logprobs)
 
     def _settle(self, text: str, channels: Channels) -> bool:
@@ -260,15 +262,22 @@ class Generation:
             self._note(text)
             self._channel_alignment.begins(self._logprobs)
             self._settle_events(channels.feed(text, self._n_held))
-            if channels.is_over and self._end is None:
-                self._stop()
-                self._finish(FinishReason.STOP)
+            if channels.is_over:
+                self._finish_with_call()
         if self._end is not None:
             self._settle_events(channels.finish(self._n_held))
             self._end = self.finished = replace(self._end, n_tool_calls=channels.n_calls)
         if self._settled:
             self._n_held = 0
         return bool(self._settled)
+
+    def _finish_with_call(self) -> None:
+        """The answer ends with its call, whatever else came in the batch that completed it."""
+        if self._end is None:
+            self._stop()
+            self._finish(FinishReason.STOP)
+        elif self._end.reason in {FinishReason.STOP, FinishReason.LENGTH}:
+            self._finish(FinishReason.STOP)
 
     def _settle_events(self, events: list[CallEvent]) -> None:
         if self._alignment is None:
@@ -285,6 +294,8 @@ class Generation:
         event = self._settled.popleft()
         if isinstance(event, TextDelta):  # what the user reads, without marks and reasoning
             self._entry.pieces.append(event.text)
+            if self._entry.logprobs is not None:
+                self._entry.logprobs += event.logprobs
         return event
 
     def _note(self, text: str) -> None:

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from naiad.types import Caller, Progress, Running
+from naiad.types import Caller, Progress, Running, TokenLogprob
 
 CREDIT_S = 2.0
 
@@ -28,8 +28,8 @@ class Entry:
     """One generation from admission to its end."""
 
     __slots__ = (
-        "_stop", "caller", "handle", "id", "is_aborted", "is_finished", "pieces", "progress",
-        "running",
+        "_stop", "caller", "handle", "id", "is_aborted", "is_finished", "logprobs", "pieces",
+        "progress", "running",
     )  # fmt: skip
 
     def __init__(self, caller: Caller, handle: str | None) -> None:
@@ -39,6 +39,7 @@ class Entry:
         self.is_aborted = False
         self.is_finished = False
         self.pieces: list[str] = []  # the text so far; bounded by the context
+        self.logprobs: list[TokenLogprob] | None = None  # where to note them, if anywhere
         self.progress: Progress | None = None  # the newest, until there is text
         self.running: Callable[[], Running] | None = None  # once the engine has accepted it
         self._stop: Callable[[], None] | None = None

@@ -20,11 +20,13 @@ from naiad.service.admission import Admission, tokens_in
 from naiad.service.apart import Apart, Work
 from naiad.service.controls import Controls
 from naiad.service.documents import Documents
+from naiad.service.embedding import embed_all
 from naiad.service.generate import Generation
 from naiad.service.jobs import Asked, check_thinking
 from naiad.service.limits import KeyLimits
 from naiad.service.models import Models, Tell
 from naiad.service.perf import Perf
+from naiad.service.recent import RecentLogprobs
 from naiad.service.registry import Registry
 from naiad.service.stories import Stories
 from naiad.types import (
@@ -39,6 +41,7 @@ from naiad.types import (
     Running,
     StreamEvent,
     TextPrompt,
+    TokenLogprob,
 )
 
 
@@ -78,6 +81,7 @@ class Service:
         self._limits = KeyLimits(config.max_per_key, config.requests_per_minute)
         self._registry = Registry()
         self._controls = Controls(engine)
+        self._recent = RecentLogprobs()
         self._perf = Perf()
         self._apart = Apart(self.generate)
         self._documents = documents or Documents()
@@ -166,11 +170,19 @@ class Service:
         Raises, while it is entered: ModelNotFound, EngineUnavailable, AdminRequired, RateLimited,
         Overloaded, and what template or engine refuse (InvalidRequest, ContextExceeded, ...).
         """
+        with self._limits.enter(caller):
+            async with self._generate(request, caller, tell) as generation:
+                yield generation
+
+    @asynccontextmanager
+    async def _generate(
+        self, request: GenerateRequest, caller: Caller, tell: Tell | None
+    ) -> AsyncIterator[Generation]:
+        """The same, of a caller whose limits have been seen to."""
         model = self._known_model()
         self._check_name(request.model, model)
         _check_priority(request.priority, caller)
         with (
-            self._limits.enter(caller),
             self._models.hold(_kept(request.keep_alive_s, caller)),
             self._admission.admit(self._parallel(model), tokens_in(request.prompt)) as place,
             self._registry.enter(caller, request.handle) as entry,
@@ -196,6 +208,8 @@ class Service:
                 n_unstopped=request.sampling.min_tokens,
                 prompt_ids=await self._ids_of(job.prompt) if request.wants_context else None,
             )
+            if request.recalls_logprobs:
+                entry.logprobs = self._recent.begin(caller, request.handle)
             entry.running = lambda: Running(request, generation.usage)
             try:
                 yield generation
@@ -205,17 +219,19 @@ class Service:
 
     @asynccontextmanager
     async def generate_all(
-        self, requests: Sequence[GenerateRequest], caller: Caller
+        self, requests: Sequence[GenerateRequest], caller: Caller, tell: Tell | None = None
     ) -> AsyncIterator[list[Generation]]:
         """As generate, for several that belong together: all of them run, or none is left behind.
 
-        Those with one prompt compute it once: the engine lets the later ones wait for it.
+        Those with one prompt compute it once: the engine lets the later ones wait for it. They came
+        as one request, so they count once against the limits of the caller's key.
         """
-        async with AsyncExitStack() as stack:
-            yield [
-                await stack.enter_async_context(self.generate(request, caller))
-                for request in requests
-            ]
+        with self._limits.enter(caller):
+            async with AsyncExitStack() as stack:
+                yield [
+                    await stack.enter_async_context(self._generate(request, caller, tell))
+                    for request in requests
+                ]
 
     async def tokenize(
         self, text: str, *, add_special: bool = True, parse_special: bool = True
@@ -260,16 +276,22 @@ class Service:
         return await self._apart.cancel(caller, key)
 
     async def embed(
-        self, inputs: Sequence[str | tuple[int, ...]], model: str | None = None
+        self,
+        inputs: Sequence[str | tuple[int, ...]],
+        model: str | None = None,
+        *,
+        truncate: bool = False,
+        keep_alive_s: float | None = None,
+        caller: Caller | None = None,
     ) -> list[EmbeddedText]:
         """The embedding of each input. Chats keep their cache and go on meanwhile.
 
         Raises ModelNotFound, EngineUnavailable, and what the engine refuses of any of them.
         """
         self._check_name(model, self._known_model())
-        with self._models.hold():
+        with self._models.hold(_kept(keep_alive_s, caller) if caller else None):
             await self._models.ready()
-            return [await self._engine.embed(one) for one in inputs]
+            return await embed_all(self._engine, inputs, truncate=truncate)
 
     @property
     def has_reasoning(self) -> bool:
@@ -295,6 +317,10 @@ class Service:
     def progress(self, caller: Caller, handle: str | None) -> Progress | None:
         """How far that generation is; None when it has text or did not ask."""
         return self._registry.progress(caller, handle)
+
+    def last_logprobs(self, caller: Caller, handle: str | None) -> Sequence[TokenLogprob]:
+        """Those of this caller's newest generation under that handle; see service.recent."""
+        return self._recent.find(caller, handle)
 
     def running(self, caller: Caller) -> list[Running]:
         """This caller's own requests that the engine has accepted, oldest first."""

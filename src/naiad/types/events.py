@@ -22,10 +22,16 @@ class FinishReason(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedText:
-    """A text's embedding: 32-bit floats, little-endian, of length 1; and the tokens of the text."""
+    """A text's embedding: 32-bit floats, little-endian, of length 1; and the tokens of the text.
+
+    n_dropped: tokens at its end that did not fit, and were not to be refused. seconds: that the
+    engine took, with its other work before it.
+    """
 
     vector: bytes
     n_tokens: int
+    n_dropped: int = 0
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,7 @@ class GenerateRequest:
     trim: a text that is too long for a prompt is cut; None: it is refused.
     thinking_budget: how long the model may reason before it answers; None: as long as it likes.
     is_deterministic: the same text every time, whatever else runs.
+    recalls_logprobs: what is told of its tokens can be asked for afterwards.
     """
 
     prompt: Prompt
@@ -138,6 +139,7 @@ class GenerateRequest:
     keep_alive_s: float | None = None
     wants_context: bool = False
     context: tuple[int, ...] = ()
+    recalls_logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any
 from naiad.dialects.base import Formatter, Media
 from naiad.dialects.framing import SSE_PING, Template, sse, to_line
 from naiad.dialects.kobold.errors import detail_of
+from naiad.dialects.kobold.logprobs import KoboldLogprobs
 from naiad.dialects.progress import loading_of, progress_of
 from naiad.errors import InternalError
 from naiad.types import Completion, Finished, FinishReason, Progress, Started, TextDelta
@@ -28,9 +29,12 @@ _TOKEN = Template({"token": Template.HOLE, "finish_reason": None}, _EVENT)
 
 
 class KoboldFormatter(Formatter):
-    """Stateless: one stream's events look like another's."""
+    """One answer."""
 
     media = Media.SSE
+
+    def __init__(self) -> None:
+        self._shaper = KoboldLogprobs()
 
     def open(self, started: Started) -> bytes:  # noqa: ARG002 - the protocol's signature
         """Nothing: the first event is the first token."""
@@ -45,8 +49,11 @@ class KoboldFormatter(Formatter):
         return _silent(loading_of(loaded))
 
     def delta(self, delta: TextDelta) -> bytes:
-        """One token event."""
-        return _TOKEN.fill(delta.text)
+        """One token event; with logprobs, if they were asked for."""
+        if not delta.logprobs:
+            return _TOKEN.fill(delta.text)
+        told = {"logprobs": self._shaper.shape(delta.logprobs)}
+        return sse(to_line({"token": delta.text, "finish_reason": None, **told}), _EVENT)
 
     def close(self, finished: Finished) -> bytes:
         """The last event."""
@@ -67,7 +74,7 @@ class KoboldFormatter(Formatter):
             "text": completion.text,
             "tool_calls": [],
             "finish_reason": _FINISH[completion.finished.reason],
-            "logprobs": None,
+            "logprobs": self._shaper.shape(told) if (told := completion.logprobs) else None,
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             **_dropped(completion.finished),

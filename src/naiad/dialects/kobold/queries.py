@@ -10,7 +10,9 @@ import naiad
 from naiad.dialects.base import Backend, Call, Raw
 from naiad.dialects.fields import Fields, boolean, text, token_ids
 from naiad.dialects.kobold.gbnf import to_gbnf
+from naiad.dialects.kobold.logprobs import KoboldLogprobs
 from naiad.dialects.kobold.requests import DEFAULT_MAX_LENGTH
+from naiad.dialects.openai.embeddings import embeddings_of
 from naiad.dialects.progress import progress_of
 from naiad.dialects.prompts import read_messages
 from naiad.dialects.sampling import read_handle
@@ -30,7 +32,6 @@ _ABSENT = (
     "transcribe",
     "websearch",
     "tts",
-    "embeddings",
     "music",
     "musicllm",
     "router",
@@ -60,6 +61,7 @@ async def show_version(backend: Backend, _call: Call) -> Any:
         "protected": backend.is_protected,
         "llm": True,
         **dict.fromkeys(_ABSENT, False),
+        "embeddings": True,
         "multiplayer": backend.stories.shared is not None,
         "savedata": True,
         "admin": 0,
@@ -114,6 +116,13 @@ async def check_generation(backend: Backend, call: Call) -> Any:
     return {"results": [result]}
 
 
+async def show_logprobs(backend: Backend, call: Call) -> Any:
+    """Logprobs of the caller's newest generation under that `genkey`, if it asked for them."""
+    handle = read_handle(Fields({**call.query, **call.body}))
+    told = backend.last_logprobs(call.caller, handle)
+    return {"logprobs": KoboldLogprobs().shape(told) if told else None}
+
+
 async def abort_generation(backend: Backend, call: Call) -> Any:
     """Stop a generation of this caller. The answers are strings."""
     found = backend.abort(call.caller, read_handle(Fields(call.body)))
@@ -140,6 +149,11 @@ async def detokenize(backend: Backend, call: Call) -> Any:
     special = fields.get(boolean, "special")
     ids = fields.need(token_ids(backend.model.n_vocab), "ids")
     return {"result": await backend.detokenize(ids, special=special is not False), "success": True}
+
+
+async def embed(backend: Backend, call: Call) -> Any:
+    """Embeddings as OpenAI's API gives them; of a text that is too long, its beginning's."""
+    return await embeddings_of(backend, call, truncates=True)
 
 
 async def convert_schema(_backend: Backend, call: Call) -> Any:

@@ -10,7 +10,9 @@ from naiad.dialects.base import Parsed
 from naiad.dialects.fields import MAX_INT, Fields, array, boolean, integer, text
 from naiad.dialects.grammars import read_grammar
 from naiad.dialects.kobold.formatter import BasicFormatter, KoboldFormatter
+from naiad.dialects.kobold.logprobs import TRUE_MEANS
 from naiad.dialects.kobold.placeholders import conversation, has_placeholders
+from naiad.dialects.logprobs import with_counted_logprobs
 from naiad.dialects.sampler_order import kobold_order
 from naiad.dialects.sampling import (
     ignored,
@@ -76,9 +78,10 @@ def _parse(
     stops = read_stops(fields, *STOPS)
     has_tags = fields.get(boolean, "replace_instruct_placeholders") is not False
     is_chat = has_tags and has_placeholders(memory + prompt)
+    sampling = read_sampling(fields, model, DEFAULTS)
     request = GenerateRequest(
         prompt=conversation(memory + prompt) if is_chat else TextPrompt(memory + prompt),
-        sampling=read_sampling(fields, model, DEFAULTS),
+        sampling=with_counted_logprobs(sampling, fields, "logprobs", if_true=TRUE_MEANS),
         max_tokens=read_max_tokens(fields, *MAX_TOKENS) or DEFAULT_MAX_LENGTH,
         stop=tuple(stop for stop in stops if not (has_tags and has_placeholders(stop))),
         stream=stream,
@@ -91,6 +94,7 @@ def _parse(
         shift_at_limit=fields.get(boolean, "context_shift") is not False,
         keeps_stop=keeps_stop(fields),
         shows_controls=shows_controls(fields),
+        recalls_logprobs=True,
         trim=Trim(fields.get(integer(1, MAX_INT), "max_context_length"), len(memory)),
     )
     return Parsed(request, KoboldFormatter(), ignored(fields))

@@ -5,13 +5,15 @@ There is no end marker: the last event has `stop`. A failure is an event with `e
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from typing import Any
 
 from naiad.dialects.base import Formatter, Media
 from naiad.dialects.framing import SSE_PING, Template, sse, to_line
 from naiad.dialects.llama.errors import error_body
-from naiad.dialects.progress import progress_of
+from naiad.dialects.llama.probabilities import probabilities
+from naiad.dialects.progress import loading_of, progress_of
 from naiad.errors import InternalError
 from naiad.types import (
     Completion,
@@ -21,8 +23,18 @@ from naiad.types import (
     Started,
     TextDelta,
     Timings,
+    TokenLogprob,
     Usage,
 )
+
+
+class Probs(enum.Enum):
+    """Which probabilities a client wants to see."""
+
+    NONE = enum.auto()
+    BEFORE = enum.auto()  # the model's own, whatever the samplers do
+    AFTER = enum.auto()  # of what the samplers left
+
 
 _PIECE: dict[str, Any] = {"index": 0, "content": "", "tokens": [], "stop": False}
 # Nothing in an event depends on the request, so one template serves all streams.
@@ -38,6 +50,7 @@ class LlamaFormatter(Formatter):
         settings: what it runs with, as `settings_of` tells it.
         n_ctx: tokens that prompt and answer may take.
         is_silent: no text was asked for.
+        probs: whether probabilities were asked for, and if so, whether after the samplers.
         only: names of fields of the last event or whole answer that the client wants to see, with a
             slash before what stands inside another; () for all.
     """
@@ -52,6 +65,7 @@ class LlamaFormatter(Formatter):
         settings: dict[str, Any] | None = None,
         n_ctx: int = 0,
         is_silent: bool = False,
+        probs: Probs = Probs.NONE,
         only: Sequence[str] = (),
     ) -> None:
         self._model = model
@@ -59,6 +73,7 @@ class LlamaFormatter(Formatter):
         self._settings = settings or {}
         self._n_ctx = n_ctx
         self._is_silent = is_silent
+        self._probs = probs
         self._only = only
         self._has_new_line = False
 
@@ -70,10 +85,18 @@ class LlamaFormatter(Formatter):
         """An event without text."""
         return sse(to_line({**_PIECE, **progress_of(progress)}))
 
+    def loading(self, loaded: float) -> bytes:
+        """The same, before anything else."""
+        return sse(to_line({**_PIECE, **loading_of(loaded)}))
+
     def delta(self, delta: TextDelta) -> bytes:
         """One event of text."""
         self._has_new_line |= "\n" in delta.text
-        return b"" if self._is_silent else _DELTA.fill(delta.text)
+        if self._is_silent:
+            return b""
+        if self._probs is Probs.NONE:
+            return _DELTA.fill(delta.text)
+        return sse(to_line({**_PIECE, "content": delta.text, **self._told(delta.logprobs)}))
 
     def close(self, finished: Finished) -> bytes:
         """The last event: the figures, or the error."""
@@ -89,8 +112,16 @@ class LlamaFormatter(Formatter):
     def whole(self, completion: Completion) -> Any:
         """The object of an answer that is not streamed."""
         self._has_new_line = "\n" in completion.text
-        text = "" if self._is_silent else completion.text
-        return self._chosen(self._last(text, completion.finished))
+        if self._is_silent:
+            return self._chosen(self._last("", completion.finished))
+        told = self._told(completion.logprobs)
+        return self._chosen(self._last(completion.text, completion.finished) | told)
+
+    def _told(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+        if self._probs is Probs.NONE or not logprobs:
+            return {}
+        is_after = self._probs is Probs.AFTER
+        return {"completion_probabilities": probabilities(logprobs, is_after=is_after)}
 
     def _last(self, content: str, finished: Finished) -> dict[str, Any]:
         usage = finished.usage

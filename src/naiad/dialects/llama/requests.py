@@ -17,8 +17,9 @@ from naiad.dialects.fields import (
     text,
 )
 from naiad.dialects.grammars import read_grammar
-from naiad.dialects.llama.formatter import LlamaFormatter
+from naiad.dialects.llama.formatter import LlamaFormatter, Probs
 from naiad.dialects.llama.settings import settings_of
+from naiad.dialects.logprobs import with_counted_logprobs
 from naiad.dialects.openai.requests import DEFAULTS, MAX_MODEL_CHARS
 from naiad.dialects.prompts import read_prompt
 from naiad.dialects.sampling import (
@@ -32,7 +33,7 @@ from naiad.dialects.sampling import (
     wants_progress,
 )
 from naiad.errors import InvalidRequest, Unsupported
-from naiad.types import GenerateRequest, ModelInfo, Prompt, TextPrompt
+from naiad.types import GenerateRequest, ModelInfo, Prompt, SamplingParams, TextPrompt
 
 MAX_FIELDS = 64
 MAX_FIELD_CHARS = 128
@@ -81,13 +82,18 @@ def _extra(fields: Fields) -> str:
 
 
 def _finish(fields: Fields, model: ModelInfo, prompt: Prompt) -> Parsed:
-    if (fields.get(integer(0), "n_cmpl") or 1) > 1:
-        raise Unsupported("'n_cmpl' is not supported: one answer per request.", param="n_cmpl")
+    name, _ = fields.find("n_cmpl", "n")
+    if (fields.get(integer(0), "n_cmpl", "n") or 1) > 1:
+        raise Unsupported(
+            f"'{name}' is not supported here: one answer per request. /v1/completions gives "
+            "several, with 'n'.",
+            param=name,
+        )
     length = fields.get(integer(-2, MAX_INT), *_LENGTHS)
     limit = None if length is None or length < 0 else length
     request = GenerateRequest(
         prompt=prompt,
-        sampling=read_sampling(fields, model, DEFAULTS),
+        sampling=_with_probs(read_sampling(fields, model, DEFAULTS), fields),
         max_tokens=None if limit is None else max(1, limit),  # 0: the prompt is computed and kept
         stop=read_stops(fields, "stop"),
         stream=fields.get(boolean, "stream") or False,
@@ -106,9 +112,20 @@ def _finish(fields: Fields, model: ModelInfo, prompt: Prompt) -> Parsed:
         settings=_settings(request, limit),
         n_ctx=model.engine.n_ctx,
         is_silent=limit == 0,
+        probs=_probs_of(request.sampling),
         only=_only(fields),
     )
     return Parsed(request, formatter, ignored(fields))
+
+
+def _with_probs(sampling: SamplingParams, fields: Fields) -> SamplingParams:
+    return with_counted_logprobs(sampling, fields, "n_probs", "logprobs")
+
+
+def _probs_of(sampling: SamplingParams) -> Probs:
+    if sampling.n_logprobs < 0:
+        return Probs.NONE
+    return Probs.AFTER if sampling.logprobs_after else Probs.BEFORE
 
 
 def _settings(request: GenerateRequest, limit: int | None) -> dict[str, Any]:
@@ -129,4 +146,5 @@ def _only(fields: Fields) -> tuple[str, ...]:
         raise InvalidRequest(
             f"'{name}' may name at most {MAX_FIELDS} fields, not {len(wanted)}.", param=name
         )
-    return tuple(short_text(MAX_FIELD_CHARS)(name, one) for one in wanted)
+    read = short_text(MAX_FIELD_CHARS)
+    return tuple(read(f"{name}[{place}]", one) for place, one in enumerate(wanted))

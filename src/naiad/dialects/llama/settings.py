@@ -47,6 +47,8 @@ def settings_of(
     limit = -1 if n_predict is None else n_predict
     return {
         **{name: getattr(sampling, field) for name, field in _NAMES.items()},
+        "n_probs": max(0, sampling.n_logprobs),
+        "post_sampling_probs": sampling.logprobs_after,
         "samplers": list(sampling.order),
         "stop": list(stop),
         "n_predict": limit,

@@ -16,6 +16,7 @@ import msgspec
 
 from naiad.dialects.base import Formatter, Media
 from naiad.dialects.framing import Template, ndjson, to_line
+from naiad.dialects.logprobs import entries
 from naiad.dialects.ollama.errors import error_body
 from naiad.dialects.progress import loading_of, progress_of
 from naiad.errors import InternalError
@@ -77,8 +78,11 @@ class OllamaFormatter(Formatter):
         return self._line({**self._object(self._part("")), **loading_of(loaded)})
 
     def delta(self, delta: TextDelta) -> bytes:
-        """A line of text."""
-        return self._delta.fill(delta.text)
+        """A line of text, and beside it the logprobs of its tokens."""
+        if not delta.logprobs:
+            return self._delta.fill(delta.text)
+        told = {"logprobs": entries(delta.logprobs)}
+        return self._line({**self._object(self._part(delta.text)), **told})
 
     def reasoning(self, delta: ReasoningDelta) -> bytes:
         """A line of thinking."""
@@ -109,7 +113,8 @@ class OllamaFormatter(Formatter):
         """The object of an answer that is not streamed."""
         text, calls = _told(completion.tool_calls)
         part = self._part(completion.text + text, completion.reasoning, calls)
-        return {**self._object(part), **self._end(completion.finished)}
+        told = {"logprobs": entries(completion.logprobs)} if completion.logprobs else {}
+        return {**self._object(part), **self._end(completion.finished), **told}
 
     def _object(self, part: dict[str, Any]) -> dict[str, Any]:
         return {**self._head, **part, "done": False}

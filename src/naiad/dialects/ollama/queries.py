@@ -26,7 +26,6 @@ _NO_MODELS = (
     "This server runs the model it was started with and keeps no library: "
     "manage files with 'naiad pull', 'naiad list' and 'naiad rm'."
 )
-_NO_EMBEDDINGS = "This version computes no embeddings."
 REFUSED = {
     ("POST", "/api/pull"): _NO_MODELS,
     ("POST", "/api/push"): _NO_MODELS,
@@ -35,8 +34,6 @@ REFUSED = {
     ("DELETE", "/api/delete"): _NO_MODELS,
     ("HEAD", "/api/blobs/{digest}"): _NO_MODELS,
     ("POST", "/api/blobs/{digest}"): _NO_MODELS,
-    ("POST", "/api/embed"): _NO_EMBEDDINGS,
-    ("POST", "/api/embeddings"): _NO_EMBEDDINGS,
 }
 
 

@@ -12,6 +12,7 @@ from naiad.dialects.fields import (
     MAX_INT,
     Fields,
     array,
+    bad,
     boolean,
     integer,
     listed,
@@ -20,6 +21,7 @@ from naiad.dialects.fields import (
     token_ids,
 )
 from naiad.dialects.grammars import json_form
+from naiad.dialects.logprobs import with_switched_logprobs
 from naiad.dialects.ollama.durations import duration
 from naiad.dialects.ollama.formatter import (
     ChatFormatter,
@@ -116,10 +118,11 @@ def _finish(
     limit = options.get(integer(-MAX_INT, MAX_INT), "num_predict") or 0
     options.find(*_MACHINE)
     is_deterministic = read_deterministic(options) | read_deterministic(fields)
+    sampling = read_sampling(options, model, DEFAULTS, is_deterministic=is_deterministic)
     fields.find("truncate")  # what does not fit is refused, with both numbers
     request = GenerateRequest(
         prompt=prompt,
-        sampling=read_sampling(options, model, DEFAULTS, is_deterministic=is_deterministic),
+        sampling=with_switched_logprobs(sampling, fields),
         max_tokens=limit if limit > 0 else None,  # below: no limit
         stop=read_stops(options, "stop"),
         grammar=fields.get(json_form, "format"),
@@ -167,7 +170,10 @@ def _read_think(fields: Fields) -> tuple[bool | None, str | None]:
     _, value = fields.find("think")
     if isinstance(value, str) and value in _EFFORTS:
         return True, value
-    return fields.get(boolean, "think"), None
+    try:
+        return fields.get(boolean, "think"), None
+    except InvalidRequest:
+        raise bad("think", f"true, false or one of {', '.join(_EFFORTS)}", value) from None
 
 
 def _refuse_unsupported(fields: Fields) -> None:

@@ -5,12 +5,22 @@ from __future__ import annotations
 import base64
 import math
 import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from naiad.dialects.base import Backend, Call
-from naiad.dialects.fields import Fields, integer, short_text, text, token_ids, wrong_kind
+from naiad.dialects.fields import (
+    Fields,
+    boolean,
+    integer,
+    short_text,
+    text,
+    token_ids,
+    wrong_kind,
+)
 from naiad.errors import InvalidRequest, Unsupported
-from naiad.types import ModelInfo
+from naiad.types import EmbeddedText, ModelInfo
 
 MAX_INPUTS = 2048
 MAX_MODEL_CHARS = 512
@@ -18,6 +28,11 @@ MAX_MODEL_CHARS = 512
 
 async def embed(backend: Backend, call: Call) -> Any:
     """POST /v1/embeddings: a text, a list of them, token ids, or lists of those."""
+    return await embeddings_of(backend, call, truncates=False)
+
+
+async def embeddings_of(backend: Backend, call: Call, *, truncates: bool) -> Any:
+    """OpenAI's answer. truncates: whether what is too long is cut if the body does not say so."""
     model = backend.model
     fields = Fields(call.body)
     inputs = read_inputs(fields, model)
@@ -26,11 +41,10 @@ async def embed(backend: Backend, call: Call) -> Any:
         raise InvalidRequest("'encoding_format' must be float or base64.", param="encoding_format")
     size = fields.get(integer(1, model.n_embd or None), "dimensions")
     name = fields.get(short_text(MAX_MODEL_CHARS), "model")
-    try:
-        found = await backend.embed(inputs, name)
-    except InvalidRequest as error:
-        error.param = error.param or "input"
-        raise
+    wish = fields.get(boolean, "truncate")
+    truncate = truncates if wish is None else wish
+    with about("input"):
+        found = await backend.embed(inputs, name, truncate=truncate)
     n_tokens = sum(one.n_tokens for one in found)
     vectors = [one.vector if size is None else shortened(one.vector, size) for one in found]
     return {
@@ -41,7 +55,24 @@ async def embed(backend: Backend, call: Call) -> Any:
         ],
         "model": model.name,
         "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
+        **dropped(found),
     }
+
+
+def dropped(found: Sequence[EmbeddedText]) -> dict[str, int]:
+    """How many tokens were left out, if any were."""
+    n_dropped = sum(one.n_dropped for one in found)
+    return {"dropped_tokens": n_dropped} if n_dropped else {}
+
+
+@contextmanager
+def about(name: str) -> Iterator[None]:
+    """What the engine refuses of a text is about this field."""
+    try:
+        yield
+    except InvalidRequest as error:
+        error.param = error.param or name
+        raise
 
 
 def read_inputs(fields: Fields, model: ModelInfo) -> list[str | tuple[int, ...]]:
@@ -75,15 +106,19 @@ def _one(name: str, value: Any, model: ModelInfo) -> str | tuple[int, ...]:
 
 
 def shortened(vector: bytes, size: int) -> bytes:
-    """The first `size` numbers, made to length 1 again."""
+    """The first `size` numbers, made to length 1 again; all of them if there are no more."""
+    size = min(size, len(vector) // 4)
     numbers = struct.unpack_from(f"<{size}f", vector)
     length = math.hypot(*numbers) or 1.0
     return struct.pack(f"<{size}f", *(number / length for number in numbers))
 
 
 def _encoded(vector: bytes, encoding: str) -> str | list[float]:
-    if encoding == "base64":
-        return base64.b64encode(vector).decode()
+    return base64.b64encode(vector).decode() if encoding == "base64" else numbers_of(vector)
+
+
+def numbers_of(vector: bytes) -> list[float]:
+    """A vector as JSON tells it."""
     return list(struct.unpack(f"<{len(vector) // 4}f", vector))
 
 

@@ -13,9 +13,10 @@ from typing import Any
 from naiad.dialects.base import Parsed
 from naiad.dialects.fields import Fields, bad, boolean, listed, mapping, short_text
 from naiad.dialects.grammars import read_grammar
+from naiad.dialects.logprobs import with_switched_logprobs
 from naiad.dialects.openai.choices import each_choice, read_n, refuse_text_fields, with_suffix
 from naiad.dialects.openai.formatter import ChatFormatter, Head, OpenAIFormatter, TextFormatter
-from naiad.dialects.openai.logprobs import with_chat_logprobs, with_text_logprobs
+from naiad.dialects.openai.logprobs import with_text_logprobs
 from naiad.dialects.prompts import read_messages, read_prompts, read_template_kwargs
 from naiad.dialects.sampling import (
     ignored,
@@ -108,7 +109,7 @@ def parse_chat(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
     )
     ignored_too = unread + reserved
     return _finish(
-        fields, model, [prompt], ChatFormatter, "chatcmpl", with_chat_logprobs, ignored_too
+        fields, model, [prompt], ChatFormatter, "chatcmpl", with_switched_logprobs, ignored_too
     )
 
 

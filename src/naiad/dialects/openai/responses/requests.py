@@ -20,7 +20,7 @@ from naiad.dialects.fields import (
     text,
 )
 from naiad.dialects.grammars import read_grammar
-from naiad.dialects.openai.logprobs import MAX_TOP
+from naiad.dialects.logprobs import MAX_TOP
 from naiad.dialects.openai.requests import (
     MAX_EFFORT_CHARS,
     RESERVED_KWARGS,

@@ -1,0 +1,194 @@
+"""Logprobs as KoboldCpp, llama-server and Ollama tell them: bytes, and over the whole server.
+
+`python tests/test_dialect_logprobs.py` writes the golden file anew; read the difference first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ollama
+import pytest
+
+from dialect_cases import MODEL, USAGE, events
+from dialect_server import house, saying
+from fakes import ALICE, silent
+from naiad.dialects.base import Formatter, Parsed
+from naiad.dialects.framing import to_json
+from naiad.dialects.kobold.formatter import KoboldFormatter
+from naiad.dialects.kobold.requests import parse_whole
+from naiad.dialects.llama.formatter import LlamaFormatter, Probs
+from naiad.dialects.llama.requests import parse_completion
+from naiad.dialects.ollama.formatter import ChatFormatter, GenerateFormatter
+from naiad.dialects.ollama.requests import parse_chat
+from naiad.errors import InvalidRequest
+from naiad.service.recent import RecentLogprobs
+from naiad.types import Caller, Completion, Finished, FinishReason, Likely, TextDelta, TokenLogprob
+
+GOLDEN = Path(__file__).parent / "golden" / "logprobs.txt"
+AT = "2026-01-02T03:04:05Z"
+HI: list[Any] = [{"role": "user", "content": "Hi"}]
+
+#: "é" in two tokens, then one that was impossible.
+TOLD = (
+    TokenLogprob(5, b"Hi", -0.25, (Likely(5, b"Hi", -0.25), Likely(2, b"</s>", -1.5))),
+    TokenLogprob(6, b"\xc3", -2.0, (Likely(9, b"\xff", -0.5), Likely(6, b"\xc3", -2.0))),
+    TokenLogprob(7, b"\xa9!", -math.inf, (Likely(2, b"</s>", -0.5), Likely(8, b"?", -0.75))),
+)
+FORMATTERS: dict[str, Callable[[], Formatter]] = {
+    "kobold": KoboldFormatter,
+    "llama": lambda: LlamaFormatter("tiny.Q4_1", probs=Probs.BEFORE),
+    "llama, after the samplers": lambda: LlamaFormatter("tiny.Q4_1", probs=Probs.AFTER),
+    "ollama chat": lambda: ChatFormatter("tiny:latest", AT, lambda: 0),
+    "ollama generate": lambda: GenerateFormatter("tiny:latest", AT, lambda: 0),
+}
+
+
+def written() -> bytes:
+    """Two events and the end, and the whole answer, of each."""
+    finished = Finished(FinishReason.STOP, USAGE)
+    parts: list[bytes] = []
+    for name, make in FORMATTERS.items():
+        streamed, whole = make(), make()
+        parts.append(f"=== {name}, streamed\n".encode())
+        parts.append(streamed.delta(TextDelta("Hi", 1, TOLD[:1])))
+        parts.append(streamed.delta(TextDelta("é!", 2, TOLD[1:])))
+        parts.append(streamed.close(finished))
+        parts.append(f"=== {name}, whole\n".encode())
+        completion = Completion("Hié!", finished, logprobs=TOLD)
+        parts.append(to_json(whole.whole(completion)) + b"\n\n")
+    return b"".join(parts)
+
+
+def test_bytes_are_golden() -> None:
+    assert written() == GOLDEN.read_bytes()
+
+
+def asked(parsed: Any) -> tuple[int, bool]:
+    assert isinstance(parsed, Parsed)
+    assert parsed.ignored == ()
+    return parsed.request.sampling.n_logprobs, parsed.request.sampling.logprobs_after
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, (-1, False)),
+        ({"n_probs": 0}, (-1, False)),
+        ({"n_probs": 3}, (3, False)),
+        ({"n_probs": 3, "post_sampling_probs": True}, (3, True)),
+        ({"n_probs": 0, "post_sampling_probs": True}, (-1, False)),
+        ({"logprobs": 2}, (2, False)),
+    ],
+)
+def test_llamas_fields(fields: dict[str, Any], expected: tuple[int, bool]) -> None:
+    assert asked(parse_completion({"prompt": "x", **fields}, MODEL)) == expected
+
+
+def test_kobolds_and_ollamas_fields() -> None:
+    assert asked(parse_whole({"prompt": "x", "logprobs": True}, MODEL)) == (10, False)
+    assert asked(parse_whole({"prompt": "x", "logprobs": 4}, MODEL)) == (4, False)
+    assert asked(parse_whole({"prompt": "x", "logprobs": False}, MODEL)) == (-1, False)
+    wish = {"messages": HI, "logprobs": True}
+    assert asked(parse_chat(wish, MODEL)) == (0, False)
+    assert asked(parse_chat({**wish, "top_logprobs": 20}, MODEL)) == (20, False)
+
+
+@pytest.mark.parametrize(
+    ("parse", "fields", "words"),
+    [
+        (parse_completion, {"n_probs": 21}, "'n_probs' must be an integer from 0 to 20"),
+        (parse_completion, {"n_probs": -1}, "'n_probs' must be an integer from 0 to 20"),
+        (parse_whole, {"logprobs": "many"}, "'logprobs' must be an integer from 0 to 20"),
+        (parse_chat, {"top_logprobs": 3}, "'logprobs', which must then be true"),
+        (parse_chat, {"logprobs": True, "top_logprobs": 21}, "'top_logprobs' must be an integer"),
+    ],
+)
+def test_ranges_are_told(parse: Any, fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        parse({"prompt": "x", "messages": HI, **fields}, MODEL)
+
+
+async def test_ollamas_package_reads_them() -> None:
+    async with house(saying("Hé", "😀", " end")) as running:
+        client = ollama.AsyncClient(host=running.url, timeout=10)
+        running.closing.push_async_callback(client._client.aclose)
+        told = await client.chat("m", HI, logprobs=True, top_logprobs=2)
+        stream = await client.chat("m", HI, logprobs=True, top_logprobs=2, stream=True)
+        lines = [line async for line in stream]
+        plain = await client.generate("m", "Hi")
+    entries = [entry for line in lines for entry in line.logprobs or ()]
+    assert told.logprobs is not None
+    assert [one.token for one in told.logprobs] == ["Hé", "😀", " end"]
+    assert entries == list(told.logprobs)
+    assert [len(one.top_logprobs or ()) for one in entries] == [2, 2, 2]
+    assert plain.logprobs is None
+
+
+async def test_llamas_events_hold_those_of_the_whole() -> None:
+    body = {"prompt": "x", "n_probs": 2, "stop": " STOP"}
+    async with (
+        house(saying("Hé", "😀", " STOP")) as running,
+        httpx.AsyncClient(base_url=running.url) as http,
+    ):
+        whole = (await http.post("/completion", json=body)).json()
+        data = (await http.post("/completion", json={**body, "stream": True})).content
+    streamed = [one for e in events(data) for one in e.get("completion_probabilities", [])]
+    assert streamed == whole["completion_probabilities"]
+    assert [one["token"] for one in streamed] == ["Hé", "😀"]
+    assert whole["generation_settings"]["n_probs"] == 2
+
+
+async def test_kobolds_newest_are_there_to_ask_for() -> None:
+    path, last = "/api/v1/generate", "/api/extra/last_logprobs"
+    async with (
+        house(saying("Hé", "😀", " end")) as running,
+        httpx.AsyncClient(base_url=running.url) as http,
+    ):
+        assert (await http.get(last)).json() == {"logprobs": None}
+        body = {"prompt": "x", "logprobs": True, "genkey": "K"}
+        told = (await http.post(path, json=body)).json()["results"][0]["logprobs"]
+        assert told["tokens"] == ["Hé", "😀", " end"]
+        assert told["text_offset"] == [0, 2, 3]
+        assert told["content"][0]["token_id"] == told["token_ids"][0] == 7
+        assert (await http.post(last, json={"genkey": "K"})).json() == {"logprobs": told}
+        assert (await http.get(last, params={"genkey": "K"})).json() == {"logprobs": told}
+        assert (await http.post(last, json={})).json() == {"logprobs": None}
+        data = (await http.post("/api/extra/generate/stream", json=body)).content
+        tokens = [one for e in events(data) for one in e.get("logprobs", {}).get("tokens", [])]
+        assert tokens == told["tokens"]
+        await http.post(path, json={**body, "logprobs": False})
+        assert (await http.post(last, json={"genkey": "K"})).json() == {"logprobs": None}
+
+
+async def test_kobolds_are_there_while_it_runs() -> None:
+    async with house(silent) as running, httpx.AsyncClient(base_url=running.url) as http:
+        body = {"prompt": "x", "logprobs": True}
+        async with http.stream("POST", "/api/extra/generate/stream", json=body) as answer:
+            lines = answer.aiter_lines()
+            running.engine.streams[1].put("Hé")
+            async for line in lines:
+                if "Hé" in line:
+                    break
+            told = (await http.post("/api/extra/last_logprobs", json={})).json()
+    assert told["logprobs"]["tokens"] == ["Hé"]
+
+
+def test_what_is_remembered_is_bounded_and_the_callers_own() -> None:
+    recent = RecentLogprobs(most_tokens=3)
+    for place in range(5):
+        recent.begin(ALICE, str(place)).extend(TOLD[:1])
+    assert [len(recent.find(ALICE, str(place))) for place in range(5)] == [0, 1, 1, 1, 1]
+    recent.begin(ALICE, None).extend(TOLD)
+    assert recent.find(ALICE, None) == TOLD
+    assert recent.find(Caller("bob"), None) == recent.find(ALICE, "9") == ()
+    assert recent.begin(ALICE, None) == []
+    assert recent.find(ALICE, None) == ()
+
+
+if __name__ == "__main__":
+    GOLDEN.write_bytes(written())
