@@ -359,7 +359,7 @@ def test_long_silence_is_told_in_events_that_add_nothing(rest: tuple[str, ...]) 
     """Pings alone make Claude Code give up; the message is what it is without the silence."""
     formatter = MessageFormatter("m", "msg_1")
     assert {formatter.heartbeat() for _ in range(3)} == {PING}  # the model may be loaded first
-    said = {
+    said: dict[str, Any] = {
         "text": formatter.delta,
         "thinking": formatter.reasoning,
         "tool_use": formatter.tool_call,

@@ -1,9 +1,9 @@
 """`make test-clients`: clients of others against a server with the starter model.
 
-Coding agents talk to Gemma 3 270M instead, since their first requests are longer than what the
-starter model was trained on; on two cores these take minutes. Each client is a script in this
-folder, run in an environment of its own with the server's URL and the model's name. It ends with
-exit code 0, or says what was wrong. Names given as arguments run only these.
+Claude Code talks to Gemma 3 270M instead, since its first request is longer than what the starter
+model can read; on two cores it takes minutes. Each client is a script in this folder, run in an
+environment of its own with the server's URL and the model's name. It ends with exit code 0, or says
+what was wrong. Names given as arguments run only these.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class House:
 
 
 STARTER = House("SmolLM2-135M-Instruct.Q4_1", ("--ctx", "4096", "--no-disk-cache"))
+#: Codex sets no limit to an answer, so its model must know when to end.
+STARTER_LONG = House(STARTER.model, ("--ctx", "16384", "--parallel", "2", "--no-disk-cache"))
 GEMMA = House(
     "gemma-3-270m-q4_k_m",
     ("gemma-3-270m-q4_k_m", "--ctx", "32768", "--parallel", "2", "--no-disk-cache"),
@@ -69,7 +71,7 @@ CLIENTS = (
     Client("anthropic_client.mjs", ("@anthropic-ai/sdk@1.12.0",)),
     Client("ollama_client.mjs", ("ollama@0.6.4",)),
     Client("claude_code_client.mjs", ("@anthropic-ai/claude-code@2.1.197",), GEMMA),
-    Client("codex_client.mjs", ("@openai/codex@0.169.0",), GEMMA),
+    Client("codex_client.mjs", ("@openai/codex@0.169.0",), STARTER_LONG),
 )
 
 

@@ -142,7 +142,8 @@ def _server(port: int | None) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
         return
     log = REPORTS / "server.log"
-    with serving(log, "--ctx", "8192", "--no-disk-cache", env=server_environ()) as server:
+    # Some tests set no limit: the context ends what a small model would go on with.
+    with serving(log, "--ctx", "4096", "--no-disk-cache", env=server_environ()) as server:
         yield server.url
 
 
