@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import anthropic
@@ -13,15 +14,28 @@ from dialect_server import CALL, House, failing, house, saying
 from fakes import silent
 from naiad.dialects.anthropic import count_tokens
 from naiad.dialects.anthropic.errors import error_body, error_status
+from naiad.dialects.anthropic.formatter import MessageFormatter
 from naiad.dialects.anthropic.messages import BILLING
 from naiad.dialects.anthropic.requests import parse_messages
 from naiad.dialects.base import Call, Parsed
 from naiad.dialects.registry import for_path
 from naiad.errors import ContextExceeded, InvalidRequest, Overloaded, Unsupported
-from naiad.types import ChatMessage, ChatPrompt, FinishReason, ToolCall
+from naiad.types import (
+    ChatMessage,
+    ChatPrompt,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
 M = "claude-any"
+PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 TOOL: Any = {
     "name": "get_weather",
     "description": "The weather.",
@@ -45,7 +59,7 @@ async def test_whole_answers() -> None:
         )
         assert running.asked["turns"] == [{"role": "system", "content": "Be kind."}, *HI]
     assert [block.model_dump(exclude_none=True) for block in told.content] == [
-        {"type": "text", "text": "Hello 😀"}
+        {"type": "text", "text": "Hello 😀", "citations": []}
     ]
     assert (told.role, told.model) == ("assistant", M)
     assert (told.stop_reason, told.stop_sequence) == ("end_turn", None)
@@ -340,5 +354,33 @@ async def test_counting_needs_no_max_tokens() -> None:
     assert backend.asked[0].prompt.tools[0].name == "get_weather"
 
 
-def test_silence_is_a_ping() -> None:
-    assert parsed().formatter.heartbeat() == b'event: ping\ndata: {"type":"ping"}\n\n'
+@pytest.mark.parametrize("rest", [("text",), ("thinking", "text"), ("tool_use",)])
+def test_long_silence_is_told_in_events_that_add_nothing(rest: tuple[str, ...]) -> None:
+    """Pings alone make Claude Code give up; the message is what it is without the silence."""
+    formatter = MessageFormatter("m", "msg_1")
+    assert {formatter.heartbeat() for _ in range(3)} == {PING}  # the model may be loaded first
+    said: dict[str, Any] = {
+        "text": formatter.delta,
+        "thinking": formatter.reasoning,
+        "tool_use": formatter.tool_call,
+    }
+    given: dict[str, Any] = {
+        "text": TextDelta("so", 1),
+        "thinking": ReasoningDelta("why", 1),
+        "tool_use": ToolCallDelta(0, "a", "f", "{}", is_first=True, is_last=True),
+    }
+    frames = formatter.open(Started(1)) + b"".join(formatter.heartbeat() for _ in range(3))
+    for kind in rest:
+        frames += said[kind](given[kind]) + formatter.heartbeat()
+    frames += formatter.close(Finished(FinishReason.STOP, Usage(1, 1)))
+    lines = [line for line in frames.decode().splitlines() if line.startswith("data: ")]
+    events = [json.loads(line[6:]) for line in lines]
+    begun = [one["content_block"]["type"] for one in events if "content_block" in one]
+    assert begun == (["text"] if rest == ("text",) else ["text", *rest])
+    ends = [one["index"] for one in events if one["type"] == "content_block_stop"]
+    assert ends == list(range(len(begun)))
+    pieces = [one["delta"] for one in events if one["type"] == "content_block_delta"]
+    assert "".join(one.get("text", "") for one in pieces) == "so" * ("text" in rest)
+    assert "".join(one.get("thinking", "") for one in pieces) == "why" * ("thinking" in rest)
+    assert "".join(one.get("partial_json", "") for one in pieces) == "{}" * ("tool_use" in rest)
+    assert len([one for one in pieces if not any(list(one.values())[1:])]) >= 3

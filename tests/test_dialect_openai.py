@@ -423,7 +423,7 @@ def test_a_models_quantisation(name: str, description: str, quantisation: str | 
 def test_routes_have_aliases_without_the_prefix_and_all_need_the_key() -> None:
     routes = {(one.method, one.path) for one in DIALECT.operations}
     assert {(method, path.removeprefix("/v1")) for method, path in routes} <= routes
-    assert len(routes) == 24
+    assert len(routes) == 28
     assert {one.access for one in DIALECT.operations} == {Access.USER}
     ways = [(one.parse, one.plan, one.handle) for one in DIALECT.operations]
     assert all(sum(way is not None for way in one) == 1 for one in ways)

@@ -311,3 +311,21 @@ async def test_a_client_that_hangs_up_leaves_nothing() -> None:
             await wire.send(http("/v1/responses", b'{"input": "x", "stream": true}'))
             await running.engine.until(lambda: len(running.engine.streams) == 1)
         await running.engine.until(lambda: running.engine.aborted == [1])
+
+
+async def test_input_is_counted_with_what_it_follows_and_nothing_runs() -> None:
+    async with told("so") as (running, openai_):
+        previous = None
+        for turn in range(2):
+            given: Any = {"model": "m", "input": "Hi", "tools": [TOOL], "instructions": "Be."}
+            given["previous_response_id"] = previous
+            counted = await openai_.responses.input_tokens.count(**given)
+            assert len(running.engine.streams) == turn
+            previous = (await openai_.responses.create(**given)).id
+            assert counted.input_tokens == len(running.prompt)
+
+
+async def test_compaction_is_refused_as_not_there() -> None:
+    async with told("so") as (_running, openai_):
+        with pytest.raises(openai.NotFoundError, match="not compacted here"):
+            await openai_.responses.compact(model="m", input="Hi")

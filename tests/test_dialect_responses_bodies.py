@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from dialect_cases import MODEL
+from naiad.dialects.framing import SSE_PING
+from naiad.dialects.openai.responses.formatter import ResponsesFormatter
 from naiad.dialects.openai.responses.items import to_messages
 from naiad.dialects.openai.responses.requests import Asked, read_body
 from naiad.errors import InvalidRequest, Unsupported
-from naiad.types import ChatMessage, ChatPrompt, ToolCall
+from naiad.types import (
+    ChatMessage,
+    ChatPrompt,
+    Finished,
+    FinishReason,
+    Started,
+    TextDelta,
+    ToolCall,
+    Usage,
+)
 
 F = {"type": "function", "name": "f", "parameters": {"type": "object"}}
 CALL = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": '{"a": 1}'}
@@ -136,3 +148,20 @@ def test_bad_bodies_are_refused_by_name(body: dict[str, Any], words: str) -> Non
 def test_what_is_not_supported_is_refused_with_the_reason(body: dict[str, Any], words: str) -> None:
     with pytest.raises(Unsupported, match=words):
         asked(**body)
+
+
+def test_long_silence_is_told_in_events_until_there_is_output() -> None:
+    """Codex gives up a stream without events; comments are none."""
+    formatter = ResponsesFormatter("m", {})
+    assert {formatter.heartbeat() for _ in range(3)} == {SSE_PING}  # the model may be loaded first
+    frames = formatter.open(Started(1)) + b"".join(formatter.heartbeat() for _ in range(3))
+    frames += formatter.delta(TextDelta("so", 1)) + formatter.heartbeat()
+    frames += formatter.close(Finished(FinishReason.STOP, Usage(1, 1)))
+    lines = [line for line in frames.decode().splitlines() if line.startswith("data: ")]
+    events = [json.loads(line[6:]) for line in lines[:-1]]
+    assert [one["type"] for one in events[:4]] == ["response.created"] + [
+        "response.in_progress"
+    ] * 3
+    assert [one["sequence_number"] for one in events] == list(range(len(events)))
+    assert frames.count(SSE_PING) == 2
+    assert lines[-1] == "data: [DONE]"

@@ -7,7 +7,7 @@ import sys
 
 import openai
 from langchain_ollama import ChatOllama
-from langchain_openai import ChatOpenAI
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
 URL, MODEL = sys.argv[1:]
 ASK = "Name three colours."
@@ -44,6 +44,12 @@ def main() -> None:
     place = ChatOpenAI(base_url=f"{URL}/v1", api_key="none", model=MODEL, temperature=0)
     found = place.with_structured_output(PLACE, method="json_schema").invoke("I live in Rome.")
     assert isinstance(found["city"], str), found
+    # Without a tokenizer of its own for this model, it sends the texts themselves.
+    embedder = OpenAIEmbeddings(
+        base_url=f"{URL}/v1", api_key="none", model=MODEL, check_embedding_ctx_length=False
+    )
+    vectors = embedder.embed_documents(["red", "a long way home"])
+    assert len(vectors) == 2 and len(vectors[0]) > 100, "vectors are missing"
     refused = ChatOpenAI(base_url=f"{URL}/v1", api_key="none", model=MODEL, max_retries=0)
     try:
         refused.invoke("word " * 20_000)

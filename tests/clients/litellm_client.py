@@ -46,8 +46,17 @@ def main() -> None:
             pieces = litellm.completion(messages=ASK, stream=True, **given)
             text = "".join(piece.choices[0].delta.content or "" for piece in pieces)
             assert text, f"{provider}: an empty stream"
+    embedded(f"{URL}/v1")
     tooled(f"{URL}/v1")
     refused(f"{URL}/v1")
+
+
+def embedded(base: str) -> None:
+    told = litellm.embedding(
+        model=f"openai/{MODEL}", api_base=base, api_key="none", input=["red", "a long way home"]
+    )
+    assert len(told.data) == 2, told
+    assert len(told.data[0]["embedding"]) > 100, told
 
 
 def tooled(base: str) -> None:

@@ -45,6 +45,16 @@ const formed = await client.chat.completions.create({
 });
 assert.equal(typeof JSON.parse(formed.choices[0].message.content).city, "string");
 
+const spoken = client.responses.stream({ model, input: "Name a colour.", max_output_tokens: 24, temperature: 0 });
+let heard = "";
+spoken.on("response.output_text.delta", (event) => (heard += event.delta));
+assert.equal((await spoken.finalResponse()).output_text, heard);
+assert.ok(heard);
+
+const vectors = await client.embeddings.create({ model, input: ["red", "a long way home"] });
+assert.equal(vectors.data.length, 2);
+assert.ok(vectors.data[0].embedding.length > 100);
+
 await assert.rejects(
   client.chat.completions.create({ ...given, messages: ask("word ".repeat(20000)) }),
   (error) => error instanceof OpenAI.BadRequestError && error.code === "context_length_exceeded",

@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -28,7 +27,12 @@ LLMPROBE = "llmprobe@0.6.12"
 FORMATS = ("openai-chat", "open-responses", "anthropic")
 REPORTS = ROOT / "build" / "conformance"
 MODEL = "SmolLM2-135M-Instruct.Q4_1"
-SUITE_S = 1800
+SUITE_S = 3600
+#: One request may take this long: small machines are slow, which no suite means to find out.
+REQUEST_S = 600
+#: After its assertions, llmprobe goes on to grade the model, for many times as long. Its own limit
+#: on tokens ends it there; while assertions run it must not, or nothing is reported.
+PROBE_TOKENS = 22_000
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,8 @@ def llm_comply(url: str, form: str) -> Score:
     """One format of llm-comply; skipped tests do not count."""
     program = python_env("llm-comply", [LLM_COMPLY]) / "llm-comply"
     command = [str(program), "run", "-u", f"{url}/v1", "-k", "x", "-m", MODEL]
-    done = _run([*command, "--format", form, "--json"])
-    report = json.loads(done.stdout)
-    (REPORTS / f"llm-comply-{form}.json").write_text(done.stdout, encoding="utf-8")
+    command += ["--format", form, "--json", "--timeout", str(REQUEST_S)]
+    report = json.loads(_run(command, REPORTS / f"llm-comply-{form}.json"))
     ran = [one for one in report["results"] if one["status"] != "skipped"]
     failed = {
         one["id"]: "; ".join(one.get("errors") or [])[:200]
@@ -74,12 +77,16 @@ def llmprobe(url: str) -> Score:
     _run(
         [
             *(str(program), f"{url}/v1", "-m", MODEL, "--no-save", "--no-bench", "--no-color"),
+            *("--timeout", str(REQUEST_S), "--budget", str(PROBE_TOKENS)),
             *("--save", str(report_file)),
-        ]
+        ],
+        REPORTS / "llmprobe.log",
     )
     if not report_file.is_file():
         raise Unavailable("llmprobe wrote no report")
     conformance = json.loads(report_file.read_text(encoding="utf-8"))["conformance"]
+    if not conformance["total"]:
+        raise SystemExit(f"llmprobe ended before its assertions did; see {REPORTS}/llmprobe.log")
     failed = {
         failure["id"]: failure["message"][:200]
         for result in conformance["results"]
@@ -135,15 +142,17 @@ def _server(port: int | None) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
         return
     log = REPORTS / "server.log"
-    with serving(log, "--ctx", "8192", "--no-disk-cache", env=server_environ()) as server:
+    # Some tests set no limit: the context ends what a small model would go on with.
+    with serving(log, "--ctx", "4096", "--no-disk-cache", env=server_environ()) as server:
         yield server.url
 
 
-def _run(command: list[str]) -> Any:
+def _run(command: list[str], output: Path) -> str:
+    """What the program writes, which then also lies in that file."""
     home = clean_environ(HOME=str(REPORTS))  # suites keep records of their runs there
-    return subprocess.run(
-        command, env=home, capture_output=True, text=True, timeout=SUITE_S, check=False
-    )
+    with output.open("wb") as out:
+        subprocess.run(command, env=home, stdout=out, timeout=SUITE_S, check=False)
+    return output.read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -57,6 +57,8 @@ class MessageFormatter(Formatter):
         self._index = -1  # of the newest block
         self._kind = ""  # of the open block; "" when none is
         self._text: Template | None = None  # of the open text block
+        self._has_begun = False
+        self._n_beats = 0
 
     @staticmethod
     def new(model: str) -> MessageFormatter:
@@ -67,6 +69,7 @@ class MessageFormatter(Formatter):
         """The message without content."""
         usage = usage_of(Usage(prompt_tokens=started.n_prompt))
         message = self._message([], None, None, usage)
+        self._has_begun = True
         return _event("message_start", message=message) + _PING
 
     def progress(self, progress: Progress) -> bytes:  # noqa: ARG002 - the protocol's signature
@@ -113,8 +116,20 @@ class MessageFormatter(Formatter):
         return self._end() + last + _event("message_stop")
 
     def heartbeat(self) -> bytes:
-        """A ping."""
-        return _PING
+        """A ping; from the second in a message on, a piece of a block that adds nothing to it.
+
+        Claude Code gives up a stream in which no event but pings came for five minutes, and a long
+        prompt takes longer on a small machine. A text block that begins for this is where the
+        answer's text goes later.
+        """
+        self._n_beats += self._has_begun
+        if self._n_beats < 2:
+            return _PING
+        if self._kind == "thinking":
+            return self.reasoning(ReasoningDelta("", 0))
+        if self._kind == "tool_use":
+            return self._piece({"type": "input_json_delta", "partial_json": ""})
+        return self.delta(TextDelta("", 0))
 
     def whole(self, completion: Completion) -> Any:
         """The whole message."""
@@ -185,7 +200,7 @@ def _stop_of(finished: Finished) -> tuple[str, str | None]:
 
 
 def _text(text: str) -> dict[str, Any]:
-    return {"type": "text", "text": text, "citations": None}
+    return {"type": "text", "text": text, "citations": []}
 
 
 def _thinking(text: str) -> dict[str, Any]:

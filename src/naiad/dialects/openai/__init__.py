@@ -13,6 +13,8 @@ from naiad.dialects.openai.errors import error_body
 from naiad.dialects.openai.requests import parse_chat, parse_completion
 from naiad.dialects.openai.responses.routes import (
     cancel,
+    compact,
+    count_input,
     create,
     delete,
     list_input,
@@ -86,6 +88,9 @@ def _operations(prefix: str) -> tuple[Operation, ...]:
         Operation("POST", f"{prefix}/chat/completions", user, parse=parse_chat),
         Operation("POST", f"{prefix}/embeddings", user, handle=embed, is_long=True),
         Operation("POST", f"{prefix}/responses", user, plan=create),
+        # before the ids, which these are not
+        Operation("POST", f"{prefix}/responses/input_tokens", user, handle=count_input),
+        Operation("POST", f"{prefix}/responses/compact", user, handle=compact, has_body=False),
         Operation("GET", f"{prefix}/responses/{{response_id}}", user, plan=retrieve),
         Operation("DELETE", f"{prefix}/responses/{{response_id}}", user, handle=delete),
         Operation("POST", f"{prefix}/responses/{{response_id}}/cancel", user, handle=cancel),

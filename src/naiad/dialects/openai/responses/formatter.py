@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from naiad.dialects.base import Formatter, Media
-from naiad.dialects.framing import SSE_PING, sse, to_json, to_line
+from naiad.dialects.framing import SSE_DONE, SSE_PING, sse, to_json, to_line
 from naiad.dialects.openai.logprobs import chat_logprobs
 from naiad.dialects.progress import progress_of
 from naiad.errors import InternalError
@@ -85,6 +85,7 @@ class ResponsesFormatter(Formatter):
         self.log: list[bytes] | None = None  # of all events, by number, if they are to be kept
         self._has_logprobs = has_logprobs
         self._n_events = 0
+        self._n_beats = 0
         self._n_reasoning = 0
         self._kind = ""  # of the item that is being said; "" for none
 
@@ -127,8 +128,14 @@ class ResponsesFormatter(Formatter):
         return self._event("in_progress", response=self.response, **progress_of(progress))
 
     def heartbeat(self) -> bytes:
-        """A comment."""
-        return SSE_PING
+        """A comment; from the second on, until there is any output, the response as it is.
+
+        Codex gives up a stream that had no event for five minutes, and comments are none.
+        """
+        self._n_beats += self._n_events > 0
+        if self._n_beats < 2 or self._output:
+            return SSE_PING
+        return self._event("in_progress", response=self.response)
 
     def delta(self, delta: TextDelta) -> bytes:
         """Text of a message, which begins with its first."""
@@ -198,7 +205,7 @@ class ResponsesFormatter(Formatter):
     # -- the end ---------------------------------------------------------------------------------
 
     def close(self, finished: Finished) -> bytes:
-        """The last item, then the response as it ended."""
+        """The last item, then the response as it ended, then the end marker."""
         status = _STATUS[finished.reason]
         data = b""
         if not self._output and status in ("completed", "incomplete"):
@@ -213,7 +220,10 @@ class ResponsesFormatter(Formatter):
         elif status == "failed":
             error = finished.error or InternalError("The answer failed.")
             self.response["error"] = {"code": "server_error", "message": error.message}
-        return data + self._event(_LAST[status], response=self.response)
+        data += self._event(_LAST[status], response=self.response)
+        if self.log is not None:
+            self.log.append(SSE_DONE)
+        return data + SSE_DONE
 
     def _usage(self, usage: Usage) -> dict[str, Any]:
         return {

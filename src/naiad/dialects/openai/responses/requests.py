@@ -59,6 +59,19 @@ class Asked:
     ignored: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What of a body becomes the prompt.
+
+    items: of this body itself. shown: as in Asked. ignored: parts accepted without effect.
+    """
+
+    prompt: ChatPrompt
+    items: list[Item]
+    shown: Mapping[str, Any]
+    ignored: tuple[str, ...]
+
+
 def read_previous(body: Mapping[str, Any]) -> str | None:
     """`previous_response_id`: the response that this one follows."""
     return Fields(body).get(short_text(MAX_ID_CHARS), "previous_response_id") or None
@@ -67,6 +80,36 @@ def read_previous(body: Mapping[str, Any]) -> str | None:
 def read_body(body: Mapping[str, Any], model: ModelInfo, history: Sequence[Item] = ()) -> Asked:
     """history: the items of the responses before. Raises InvalidRequest, Unsupported."""
     fields = Fields(body)
+    given = read_prompt(fields, history)
+    form, grammar = _read_form(fields)
+    request = read_request(fields, model, given.prompt, _with_logprobs)
+    if grammar is not None:
+        request = replace(request, grammar=grammar)
+    is_stored = fields.get(boolean, "store") is not False
+    is_apart = fields.get(boolean, "background") or False
+    if is_apart and not is_stored:
+        raise InvalidRequest("'background' needs 'store', which is false.", param="background")
+    shown = {
+        **given.shown,
+        "background": is_apart,
+        "max_output_tokens": request.max_tokens,
+        "metadata": _read_metadata(fields),
+        "previous_response_id": read_previous(body),
+        "store": is_stored,
+        "temperature": request.sampling.temperature,
+        "text": {"format": form, "verbosity": "medium"},
+        "top_logprobs": max(0, request.sampling.n_logprobs),
+        "top_p": request.sampling.top_p,
+        "presence_penalty": request.sampling.presence_penalty,
+        "frequency_penalty": request.sampling.frequency_penalty,
+        "user": fields.get(text, "user"),
+    }
+    fields.find("previous_response_id", *_QUIET)
+    return Asked(request, shown, given.items, is_stored, is_apart, ignored(fields) + given.ignored)
+
+
+def read_prompt(fields: Fields, history: Sequence[Item] = ()) -> Input:
+    """Raises InvalidRequest, Unsupported."""
     _refuse(fields)
     items = read_input(fields)
     instructions = fields.get(text, "instructions")
@@ -85,37 +128,14 @@ def read_body(body: Mapping[str, Any], model: ModelInfo, history: Sequence[Item]
         thinking=False if effort == "none" else None,
         is_split=True,
     )
-    form, grammar = _read_form(fields)
-    request = read_request(fields, model, prompt, _with_logprobs)
-    if grammar is not None:
-        request = replace(request, grammar=grammar)
-    is_stored = fields.get(boolean, "store") is not False
-    is_apart = fields.get(boolean, "background") or False
-    if is_apart and not is_stored:
-        raise InvalidRequest("'background' needs 'store', which is false.", param="background")
     shown = {
-        "background": is_apart,
         "instructions": instructions,
-        "max_output_tokens": request.max_tokens,
-        "metadata": _read_metadata(fields),
         "parallel_tool_calls": not is_serial,
-        "previous_response_id": read_previous(body),
         "reasoning": {"effort": effort, "summary": summary},
-        "store": is_stored,
-        "temperature": request.sampling.temperature,
-        "text": {"format": form, "verbosity": "medium"},
         "tool_choice": choice,
         "tools": [_shown(one) for one in tools],
-        "top_logprobs": max(0, request.sampling.n_logprobs),
-        "top_p": request.sampling.top_p,
-        "presence_penalty": request.sampling.presence_penalty,
-        "frequency_penalty": request.sampling.frequency_penalty,
-        "user": fields.get(text, "user"),
     }
-    fields.find("previous_response_id", *_QUIET)
-    return Asked(
-        request, shown, items, is_stored, is_apart, ignored(fields) + listed(unknown + reserved)
-    )
+    return Input(prompt, items, shown, listed(unknown + reserved))
 
 
 def _refuse(fields: Fields) -> None:

@@ -15,11 +15,18 @@ from naiad.dialects.base import ApartWork, Backend, Call, Immediate, Ongoing, Pa
 from naiad.dialects.fields import Fields, boolean, integer, short_text
 from naiad.dialects.openai.responses.formatter import ResponsesFormatter
 from naiad.dialects.openai.responses.items import Item
-from naiad.dialects.openai.responses.requests import MAX_ID_CHARS, Asked, read_body, read_previous
+from naiad.dialects.openai.responses.requests import (
+    MAX_ID_CHARS,
+    Asked,
+    read_body,
+    read_previous,
+    read_prompt,
+)
 from naiad.errors import InvalidRequest, NotFound
 from naiad.types import (
     Caller,
     Finished,
+    GenerateRequest,
     Progress,
     ReasoningDelta,
     Started,
@@ -138,6 +145,25 @@ def _without_events() -> InvalidRequest:
         "This response has no events to replay: they are kept of responses that were created "
         "with 'background' and 'stream'.",
         param="stream",
+    )
+
+
+async def count_input(backend: Backend, call: Call) -> Any:
+    """How many tokens the prompt of such a response has; nothing is generated or kept."""
+    history: list[Item] = []
+    if (previous := read_previous(call.body)) is not None:
+        history = await _history(backend, call.caller, previous)
+    prompt = read_prompt(Fields(call.body), history).prompt
+    text = await backend.render_chat(GenerateRequest(prompt))
+    n_tokens = len(await backend.tokenize(text))
+    return {"object": "response.input_tokens", "input_tokens": n_tokens}
+
+
+async def compact(_backend: Backend, _call: Call) -> Any:
+    """Always refused: conversations are not compacted here."""
+    raise NotFound(
+        "Conversations are not compacted here: send those messages again that should be kept, or a "
+        "summary that the model wrote when asked for one."
     )
 
 
