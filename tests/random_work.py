@@ -320,6 +320,8 @@ class Work:
         self.happened["drafted"] += max(len(item.tokens) - 1, 0)
         assert got == want[: len(got)], f"stream {item.uid} said what is not so"
         assert item.data == b"".join(self.backend.tokenizer.piece(t) for t in item.tokens)
+        each = [len(self.backend.tokenizer.piece(t)) for t in item.tokens]
+        assert item.sizes == (each if len(each) > 1 else None)
         if item.finish is not None:
             self._ended(item)
 

@@ -85,6 +85,7 @@ class TokenBatch(msgspec.Struct, frozen=True):  # a struct, since one is made fo
     finish is set on the last batch only, and then `error` too when finish is ERROR. A batch with
     `progress` holds nothing else, and none comes after the first with tokens.
     logprobs: one for each of the tokens, if the job asks for them.
+    sizes: bytes of each of the tokens, where there are several.
     """
 
     tokens: tuple[int, ...]
@@ -94,6 +95,7 @@ class TokenBatch(msgspec.Struct, frozen=True):  # a struct, since one is made fo
     error: NaiadError | None = None
     progress: Progress | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    sizes: tuple[int, ...] = ()
 
 
 class TokenStream(Protocol):

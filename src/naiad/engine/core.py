@@ -299,6 +299,7 @@ class EngineCore:
             why,
             logprobs=said.logprobs or None,
             n_dropped=sequence.n_dropped,
+            sizes=said.sizes if len(said.tokens) > 1 else None,
         )
 
     def _end(self, sequence: Sequence, said: Said) -> StreamItem:

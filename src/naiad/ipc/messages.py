@@ -153,6 +153,7 @@ class StreamItem(msgspec.Struct, frozen=True, array_like=True):
     error: (code, message) when finish is "error".
     logprobs: one for each of the tokens, in streams that ask for them.
     n_dropped: tokens that were given up so far to stay within the context.
+    sizes: bytes of each of the tokens, where there are several.
     """
 
     uid: int
@@ -164,6 +165,7 @@ class StreamItem(msgspec.Struct, frozen=True, array_like=True):
     error: tuple[str, str] | None = None
     logprobs: list[TokenLogprob] | None = None
     n_dropped: int = 0
+    sizes: list[int] | None = None
 
 
 class StepDone(Event, frozen=True, tag=True, array_like=True):
