@@ -19,7 +19,8 @@ S = TypeVar("S")
 class Block(Generic[S]):
     """Saved cells [start, start + len(tokens)) of some sequence.
 
-    state: None while only the store holds it; see `HostCache.state_of`. key: its name in the store.
+    state: None while only the store holds it; see `HostCache.state_of`. n_bytes: of the state;
+    n_held: of memory that it takes while it is there. key: its name in the store.
     """
 
     tokens: list[int]
@@ -30,6 +31,7 @@ class Block(Generic[S]):
     children: list[Block[S]] = field(default_factory=list)
     last_used: int = 0
     key: bytes = b""
+    n_held: int = 0
 
     @property
     def end(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -21,7 +22,9 @@ S = TypeVar("S")
 
 @dataclass(slots=True, eq=False)
 class Checkpoint(Generic[S]):
-    """state: None while only the store holds it. key: its name there."""
+    """state: None while only the store holds it. n_bytes: of the state; n_held: of memory that it
+    takes while it is there. key: its name in the store.
+    """
 
     tokens: list[int]
     ids: bytes  # the tokens again, to be compared at once
@@ -29,6 +32,7 @@ class Checkpoint(Generic[S]):
     n_bytes: int
     root: bytes
     key: bytes
+    n_held: int = 0
 
     @property
     def n_tokens(self) -> int:
@@ -38,13 +42,20 @@ class Checkpoint(Generic[S]):
 class Checkpoints(Generic[S]):
     """The checkpoints of all namespaces.
 
-    capacity: bytes of state held in memory at most. n_bytes: bytes held there now.
+    capacity: bytes of memory that states may take at most. n_bytes: those that they take now.
+    weigh: see HostCache.
     """
 
-    def __init__(self, capacity: int, store: Store[S] | None = None) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        store: Store[S] | None = None,
+        weigh: Callable[[S], int] | None = None,
+    ) -> None:
         self.capacity = capacity
         self.n_bytes = 0
         self._store = store
+        self._weigh = weigh
         self._known: dict[bytes, dict[bytes, Checkpoint[S]]] = {}  # root -> ids -> checkpoint
         self._used: OrderedDict[Checkpoint[S], None] = OrderedDict()  # least recently used first
         if store is not None:
@@ -145,7 +156,8 @@ class Checkpoints(Generic[S]):
 
     def _take(self, checkpoint: Checkpoint[S], state: S) -> None:
         checkpoint.state = state
-        self.n_bytes += checkpoint.n_bytes
+        checkpoint.n_held = self._weigh(state) if self._weigh else checkpoint.n_bytes
+        self.n_bytes += checkpoint.n_held
 
     def _touch(self, checkpoint: Checkpoint[S]) -> None:
         self._used.move_to_end(checkpoint)
@@ -168,7 +180,7 @@ class Checkpoints(Generic[S]):
             self._forget(checkpoint)
             return
         checkpoint.state = None
-        self.n_bytes -= checkpoint.n_bytes
+        self.n_bytes -= checkpoint.n_held
 
     def _forget(self, checkpoint: Checkpoint[S]) -> None:
         """Out of memory and store."""
@@ -178,7 +190,7 @@ class Checkpoints(Generic[S]):
         if not siblings:
             del self._known[checkpoint.root]
         if checkpoint.state is not None:
-            self.n_bytes -= checkpoint.n_bytes
+            self.n_bytes -= checkpoint.n_held
         if self._store is not None and self._is_stored(checkpoint):
             self._store.remove(checkpoint.key)
 
@@ -221,7 +233,7 @@ class Checkpoints(Generic[S]):
         """Raises AssertionError when the books do not agree."""
         known = {c for siblings in self._known.values() for c in siblings.values()}
         assert known == self._used.keys()
-        assert self.n_bytes == sum(c.n_bytes for c in known if c.state is not None)
+        assert self.n_bytes == sum(c.n_held for c in known if c.state is not None)
         assert self.n_bytes <= self.capacity
         assert all(c.ids == _ids(c.tokens) for c in known)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -41,14 +41,21 @@ class Counts:
 class HostCache(Generic[S]):
     """The tree. capacity: bytes of saved state it may hold in memory; 0 keeps nothing there.
 
-    n_bytes: bytes of state in memory now.
+    weigh: the bytes of memory that a state keeps, where they are not those that it was said to have.
+    n_bytes: bytes of memory that states take now.
     """
 
-    def __init__(self, capacity: int, store: Store[S] | None = None) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        store: Store[S] | None = None,
+        weigh: Callable[[S], int] | None = None,
+    ) -> None:
         self.capacity = capacity
         self.n_bytes = 0
         self.counts = Counts()
         self._store = store
+        self._weigh = weigh
         self._roots: dict[bytes, Block[S]] = {}
         self._in_memory: OrderedDict[Block[S], None] = OrderedDict()  # least recently used first
         self._in_store: OrderedDict[Block[S], None] = OrderedDict()
@@ -197,11 +204,12 @@ class HostCache(Generic[S]):
     def _take(self, block: Block[S], state: S) -> None:
         """Into memory. The caller evicts."""
         block.state = state
-        self.n_bytes += block.n_bytes
+        block.n_held = self._weigh(state) if self._weigh else block.n_bytes
+        self.n_bytes += block.n_held
         self._in_memory[block] = None
 
     def _evict(self, newest: Block[S]) -> None:
-        if newest.n_bytes > self.capacity and newest in self._in_memory:
+        if newest.n_held > self.capacity and newest in self._in_memory:
             self._let_go(newest)  # or all the others would have to go in vain
         while self.n_bytes > self.capacity:
             self._let_go(next(iter(self._in_memory)))
@@ -212,7 +220,7 @@ class HostCache(Generic[S]):
             self._remove(block)
             return
         del self._in_memory[block]
-        self.n_bytes -= block.n_bytes
+        self.n_bytes -= block.n_held
         block.state = None
 
     def _remove(self, block: Block[S]) -> None:
@@ -222,7 +230,7 @@ class HostCache(Generic[S]):
         for node in (block, *below(block)):
             if node in self._in_memory:
                 del self._in_memory[node]
-                self.n_bytes -= node.n_bytes
+                self.n_bytes -= node.n_held
             if self._store is not None and node in self._in_store:
                 del self._in_store[node]
                 self._store.remove(node.key)
@@ -295,7 +303,7 @@ class HostCache(Generic[S]):
         in_memory = {block for block in blocks if block.state is not None}
         assert self._in_memory.keys() == in_memory
         assert self._in_store.keys() <= set(blocks)
-        assert self.n_bytes == sum(b.n_bytes for b in in_memory)
+        assert self.n_bytes == sum(b.n_held for b in in_memory)
         assert self.n_bytes <= self.capacity
         for block in blocks:
             assert block.parent is not None
