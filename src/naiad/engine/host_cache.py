@@ -41,7 +41,7 @@ class Counts:
 class HostCache(Generic[S]):
     """The tree. capacity: bytes of saved state it may hold in memory; 0 keeps nothing there.
 
-    weigh: the bytes of memory that a state keeps, where they are not those that it was said to have.
+    weigh: the bytes of memory that a state takes, where they are not those it is said to have.
     n_bytes: bytes of memory that states take now.
     """
 

@@ -25,7 +25,7 @@ POOL_ENOUGH = 65536
 POOL_SHARE = 0.25
 #: The share of free memory that may be used when asked: Python and other programs need some too.
 USABLE_SHARE = 0.85
-#: Memory that a context may prepare for saved states: so many bytes, and this share of what is free.
+#: What a context may prepare for saved states: so many bytes, and this share of what is free.
 MOST_STOCK, STOCK_SHARE = 128 << 20, 1 / 32
 #: Vectors of the model's width that a step keeps for each token, beside logits and attention.
 _VECTORS_PER_TOKEN = 16
