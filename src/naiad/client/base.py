@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
 
 from naiad.errors import NaiadError
 from naiad.types import (
+    CacheCounts,
     EmbeddedText,
     FinishReason,
     Grammar,
@@ -48,6 +49,7 @@ class EngineStatus:
     restarts: int = 0
     integrity_violations: int = 0
     model: ModelInfo | None = None
+    cache: CacheCounts = field(default_factory=CacheCounts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from naiad.engine.blocks import Entry, Store
+from naiad.engine.blocks import Counts, Entry, Store
 from naiad.engine.sequence import common_prefix
+from naiad.types import CacheCounts
 
 S = TypeVar("S")
 
@@ -54,6 +55,7 @@ class Checkpoints(Generic[S]):
     ) -> None:
         self.capacity = capacity
         self.n_bytes = 0
+        self.counts = Counts()
         self._store = store
         self._weigh = weigh
         self._known: dict[bytes, dict[bytes, Checkpoint[S]]] = {}  # root -> ids -> checkpoint
@@ -63,6 +65,9 @@ class Checkpoints(Generic[S]):
 
     def __len__(self) -> int:
         return len(self._used)
+
+    def told(self) -> CacheCounts:
+        return self.counts.told(self.n_bytes, self._store.n_bytes if self._store else 0)
 
     # -- lookup ----------------------------------------------------------------------------------
 
@@ -96,11 +101,16 @@ class Checkpoints(Generic[S]):
         if checkpoint not in self._used:
             return None
         state = checkpoint.state
-        if state is None and self._store is not None:
+        if state is not None:
+            self.counts.n_from_memory += 1
+        elif self._store is not None:
             state = self._store.get(checkpoint.key)
             if state is not None:
+                self.counts.n_from_disk += 1
+                self.counts.n_bytes_from_disk += checkpoint.n_bytes
                 self._take(checkpoint, state)
         if state is None:
+            self.counts.n_lost += 1
             self._forget(checkpoint)
             return None
         self._touch(checkpoint)
@@ -140,6 +150,7 @@ class Checkpoints(Generic[S]):
             self._take(checkpoint, state)
         if lasts:
             self._offer(checkpoint, state)
+        self.counts.n_saved += 1
         self._touch(checkpoint)
         self._evict()
         return checkpoint in self._used

@@ -28,7 +28,7 @@ from naiad.engine.scheduler import Chunk, StepBudget, plan
 from naiad.engine.sequence import NO_SLOT, Sequence
 from naiad.errors import EngineFailed
 from naiad.ipc.messages import ProgressItem, StreamItem
-from naiad.types import FinishReason
+from naiad.types import CacheCounts, FinishReason
 
 #: The share of running streams' time that tidying the pool may take.
 _TIDYING_SHARE = 0.1
@@ -169,6 +169,10 @@ class EngineCore:
             for s in self._by_uid.values()
             if s.job.wants_progress and s.n_sent == 0
         ]
+
+    def cache_counts(self) -> CacheCounts:
+        counts: CacheCounts = self._prefix.host.told()
+        return counts
 
     def step(self) -> list[StreamItem]:
         items, self._ended = self._ended, []

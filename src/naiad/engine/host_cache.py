@@ -17,25 +17,25 @@ import heapq
 import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from naiad.engine.blocks import BLOCK, Block, Entry, Match, Store, below, best_child, grow, path_of
+from naiad.engine.blocks import (
+    BLOCK,
+    Block,
+    Counts,
+    Entry,
+    Match,
+    Store,
+    below,
+    best_child,
+    grow,
+    path_of,
+)
+from naiad.types import CacheCounts
 
-__all__ = ["BLOCK", "Block", "Counts", "HostCache", "Match"]
+__all__ = ["BLOCK", "Block", "HostCache", "Match"]
 
 S = TypeVar("S")
-
-
-@dataclass(slots=True)
-class Counts:
-    """What became of lookups since the start, in blocks; bytes where it says so."""
-
-    n_from_memory: int = 0
-    n_from_disk: int = 0
-    n_bytes_from_disk: int = 0
-    n_lost: int = 0  # the store was believed to have it, and had not
-    n_saved: int = 0
 
 
 class HostCache(Generic[S]):
@@ -66,6 +66,9 @@ class HostCache(Generic[S]):
     @property
     def n_blocks_in_store(self) -> int:
         return len(self._in_store)
+
+    def told(self) -> CacheCounts:
+        return self.counts.told(self.n_bytes, self._store.n_bytes if self._store else 0)
 
     # -- lookup ----------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from naiad.types import (
+    CacheCounts,
     FinishReason,
     Grammar,
     ModelInfo,
@@ -201,6 +202,14 @@ class Progressed(Event, frozen=True, tag=True, array_like=True):
     items: list[ProgressItem]
 
 
+class CacheTold(Event, frozen=True, tag=True, array_like=True):
+    """What became of the prefix cache: sent when a stream has ended, and before the worker rests,
+    if it has changed.
+    """
+
+    counts: CacheCounts
+
+
 class Tokenized(Event, frozen=True, tag=True, array_like=True):
     """Answer to Tokenize."""
 
@@ -249,6 +258,7 @@ AnyEvent = (
     | Refused
     | StepDone
     | Progressed
+    | CacheTold
     | Tokenized
     | Detokenized
     | Embedded
