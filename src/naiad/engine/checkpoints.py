@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from naiad.engine.blocks import Counts, Entry, Store
+from naiad.engine.fetching import Fetcher
 from naiad.engine.sequence import common_prefix
 from naiad.types import CacheCounts
 
@@ -58,6 +59,7 @@ class Checkpoints(Generic[S]):
         self.counts = Counts()
         self._store = store
         self._weigh = weigh
+        self._fetcher = Fetcher[Checkpoint[S], S](self._read)
         self._known: dict[bytes, dict[bytes, Checkpoint[S]]] = {}  # root -> ids -> checkpoint
         self._used: OrderedDict[Checkpoint[S], None] = OrderedDict()  # least recently used first
         if store is not None:
@@ -98,6 +100,7 @@ class Checkpoints(Generic[S]):
 
     def state_of(self, checkpoint: Checkpoint[S]) -> S | None:
         """Its state, from memory or else from the store; None when it is lost, and forgotten."""
+        self._take_fetched()
         if checkpoint not in self._used:
             return None
         state = checkpoint.state
@@ -106,9 +109,7 @@ class Checkpoints(Generic[S]):
         elif self._store is not None:
             state = self._store.get(checkpoint.key)
             if state is not None:
-                self.counts.n_from_disk += 1
-                self.counts.n_bytes_from_disk += checkpoint.n_bytes
-                self._take(checkpoint, state)
+                self._came_from_disk(checkpoint, state)
         if state is None:
             self.counts.n_lost += 1
             self._forget(checkpoint)
@@ -116,6 +117,39 @@ class Checkpoints(Generic[S]):
         self._touch(checkpoint)
         self._evict()
         return state
+
+    def fetch(self, checkpoint: Checkpoint[S], fetched: set[object]) -> bool:
+        """Let it be read by another thread, if only the store holds it. True: it is coming.
+
+        fetched: see HostCache.
+        """
+        self._take_fetched()
+        is_cold = checkpoint.state is None and self._is_stored(checkpoint)
+        if is_cold and checkpoint not in fetched:
+            fetched.add(checkpoint)
+            self._fetcher.ask([checkpoint])
+        return self._fetcher.is_coming(fetched)
+
+    def _take_fetched(self) -> None:
+        for checkpoint, state in self._fetcher.take():
+            if checkpoint.state is not None or checkpoint not in self._used:
+                continue  # it came another way, or was given up meanwhile
+            if state is None:
+                self.counts.n_lost += 1
+                self._forget(checkpoint)
+            else:
+                self._came_from_disk(checkpoint, state)
+                self._touch(checkpoint)
+                self._evict()
+
+    def _came_from_disk(self, checkpoint: Checkpoint[S], state: S) -> None:
+        self.counts.n_from_disk += 1
+        self.counts.n_bytes_from_disk += checkpoint.n_bytes
+        self._take(checkpoint, state)
+
+    def _read(self, checkpoint: Checkpoint[S]) -> S | None:
+        """Any thread."""
+        return self._store.get(checkpoint.key) if self._store else None
 
     def _held(self, namespace: str) -> list[Checkpoint[S]]:
         held = list(self._known.get(self._root(namespace), {}).values())

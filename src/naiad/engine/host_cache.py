@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 from naiad.engine.blocks import (
@@ -31,6 +31,7 @@ from naiad.engine.blocks import (
     grow,
     path_of,
 )
+from naiad.engine.fetching import Fetcher
 from naiad.types import CacheCounts
 
 __all__ = ["BLOCK", "Block", "HostCache", "Match"]
@@ -56,6 +57,7 @@ class HostCache(Generic[S]):
         self.counts = Counts()
         self._store = store
         self._weigh = weigh
+        self._fetcher = Fetcher[Block[S], S](self._read)
         self._roots: dict[bytes, Block[S]] = {}
         self._in_memory: OrderedDict[Block[S], None] = OrderedDict()  # least recently used first
         self._in_store: OrderedDict[Block[S], None] = OrderedDict()
@@ -96,6 +98,7 @@ class HostCache(Generic[S]):
 
         None when the store has lost it: then it is no longer in the tree, nor is what follows it.
         """
+        self._take_fetched()
         if block.state is not None:
             self.counts.n_from_memory += 1
             return block.state
@@ -106,11 +109,40 @@ class HostCache(Generic[S]):
                 self.counts.n_lost += 1
                 self._remove(block)
         if state is not None:
-            self.counts.n_from_disk += 1
-            self.counts.n_bytes_from_disk += block.n_bytes
-            self._take(block, state)
-            self._evict(block)
+            self._came_from_disk(block, state)
         return state
+
+    def fetch(self, blocks: Iterable[Block[S]], fetched: set[object]) -> bool:
+        """Let those that only the store holds be read by another thread. True: some are coming.
+
+        fetched: whom this caller has asked for; a block that came and had to go again is not asked
+        for twice, but read by `state_of`.
+        """
+        self._take_fetched()
+        cold = [b for b in blocks if b.state is None and b not in fetched and self._is_stored(b)]
+        fetched.update(cold)
+        self._fetcher.ask(cold)
+        return self._fetcher.is_coming(fetched)
+
+    def _take_fetched(self) -> None:
+        for block, state in self._fetcher.take():
+            if block.state is not None or block not in self._in_store:
+                continue  # it came another way, or was given up meanwhile
+            if state is None:
+                self.counts.n_lost += 1
+                self._remove(block)
+            else:
+                self._came_from_disk(block, state)
+
+    def _came_from_disk(self, block: Block[S], state: S) -> None:
+        self.counts.n_from_disk += 1
+        self.counts.n_bytes_from_disk += block.n_bytes
+        self._take(block, state)
+        self._evict(block)
+
+    def _read(self, block: Block[S]) -> S | None:
+        """Any thread."""
+        return self._store.get(block.key) if self._store else None
 
     def recent_paths(self, namespace: str, most: int) -> list[list[Block[S]]]:
         """The blocks from the root to each leaf, the leaves used last first, at most `most`."""

@@ -39,8 +39,8 @@ class CacheCounts(msgspec.Struct, frozen=True, kw_only=True):
     Counted in states: blocks of up to 128 tokens, or whole sequences where blocks cannot be.
     """
 
-    n_from_memory: int = 0  # states that a prompt was begun with, from host memory
-    n_from_disk: int = 0  # the same from disk
+    n_from_memory: int = 0  # states that prompts were begun with, from host memory
+    n_from_disk: int = 0  # states that were read from disk for a prompt
     n_bytes_from_disk: int = 0
     n_lost: int = 0  # states that should have been on disk and were not, or were damaged
     n_saved: int = 0
