@@ -173,6 +173,18 @@ def test_where_nobody_streams_it_is_read_at_once(shelf: Shelf, kind: str) -> Non
     assert engine.said[1] == answer(NEXT, 10)
 
 
+def test_a_first_token_that_all_share_is_not_read(shelf: Shelf, kind: str) -> None:
+    engine = Engine(shelf, kind)
+    prompt = [TALK[0], *OTHER, *[7] * 30]
+    for uid in (1, 2):  # alone, and beside a stream
+        engine.add(uid, [*prompt, uid], 100)
+        engine.step()
+    engine.run()
+    assert shelf.readers == []
+    assert engine.n_cached[1] == 0
+    assert engine.said[2] == answer([*prompt, 2], 100)
+
+
 def test_what_memory_cannot_hold_is_asked_for_once(shelf: Shelf, kind: str) -> None:
     """Then it is read when it is used, rather than again and again."""
     engine = Engine(shelf, kind, host_cache_bytes=0)

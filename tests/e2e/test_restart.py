@@ -125,11 +125,10 @@ def test_the_next_turn_after_kill_9_starts_from_disk(
     arguments: list[str], conversations: list[str], tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    server = ServerProcess(arguments, tmp_path / "log")
-    server.wait_ready()
-    told = first_turns(server, conversations)
-    wait_until_written(cache, n_blocks_of(told))
-    kill_all(server)
+    with serving(tmp_path / "log", *arguments) as server:
+        told = first_turns(server, conversations)
+        wait_until_written(cache, n_blocks_of(told))
+        kill_all(server)
     with serving(tmp_path / "log2", *arguments) as server:
         assert next_turns(server, told) == [len(conversation) for conversation in told]
         health = server.get("/health")[1]
@@ -148,11 +147,10 @@ def test_a_real_model_s_next_turns_after_kill_9_start_from_disk(
         f"Letter {i}. " + " ".join(f"On day {day} of week {i} it rained." for day in range(5 + i))
         for i in range(N_CONVERSATIONS)
     ]
-    server = ServerProcess(arguments, tmp_path / "log")
-    server.wait_ready()
-    replies = [ask(server, beginning, 16) for beginning in beginnings]
-    wait_until_written(cache, sum(-(-reply.n_kept // 128) for reply in replies))
-    kill_all(server)
+    with serving(tmp_path / "log", *arguments) as server:
+        replies = [ask(server, beginning, 16) for beginning in beginnings]
+        wait_until_written(cache, sum(-(-reply.n_kept // 128) for reply in replies))
+        kill_all(server)
     with serving(tmp_path / "log2", *arguments) as server:
         for beginning, first in zip(beginnings, replies, strict=True):
             following = ask(server, beginning + first.text + " And then", 4)
@@ -167,14 +165,13 @@ def test_a_full_disk_costs_only_what_was_not_written(
 ) -> None:
     """Full from one moment on, and still full after the restart."""
     cache = tmp_path / "cache"
-    server = ServerProcess(arguments, tmp_path / "log")
-    server.wait_ready()
-    written = first_turns(server, prompts[:2])
-    wait_until_written(cache, n_blocks_of(written))
-    fill_disk(server)
-    unwritten = first_turns(server, prompts[2:])
-    assert min(next_turns(server, written + unwritten)) >= 300  # memory works as ever
-    kill_all(server)
+    with serving(tmp_path / "log", *arguments) as server:
+        written = first_turns(server, prompts[:2])
+        wait_until_written(cache, n_blocks_of(written))
+        fill_disk(server)
+        unwritten = first_turns(server, prompts[2:])
+        assert min(next_turns(server, written + unwritten)) >= 300  # memory works as ever
+        kill_all(server)
     assert (tmp_path / "log").read_text().count("the disk cache cannot be written") == 1
     assert n_blocks_on_disk(cache) == n_blocks_of(written)
     with serving(tmp_path / "log2", *arguments) as server:

@@ -90,6 +90,8 @@ class PrefixCache:
     def _matches(self, sequence: Sequence) -> list[tuple[Block[State], int]]:
         known = sequence.tokens[: len(sequence.tokens) - 1]
         matches = self.host.match(sequence.job.namespace, known)
+        if sum(match.n_tokens for match in matches) < MIN_REUSE:
+            return []  # every prompt begins with the same token
         return [(match.block, match.n_tokens) for match in matches]
 
     def find_moves(self, sequence: Sequence, start: int) -> list[Move]:
