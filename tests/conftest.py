@@ -174,6 +174,11 @@ def hybrid() -> Path:
 
 
 @pytest.fixture(scope="session")
+def recurrent() -> Path:
+    return exact_model("recurrent", _BUILT)
+
+
+@pytest.fixture(scope="session")
 def lookback_400() -> Path:
     return exact_model("lookback-400", _BUILT)
 

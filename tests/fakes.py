@@ -57,6 +57,7 @@ class FakeStream:
         self.most_merged = 0
         self._tokens: list[int] = []
         self._told: list[TokenLogprob] = []
+        self._sizes: list[int] = []
         self._data = b""
         self._end: tuple[FinishReason | None, NaiadError | None] = (None, None)
         self._progress: Progress | None = None
@@ -70,6 +71,7 @@ class FakeStream:
         data = text.encode() if isinstance(text, str) else text
         self._data += data
         self._tokens += [7] * n_tokens
+        self._sizes += [1] * n_tokens if n_tokens == len(data) else [len(data)] * bool(n_tokens)
         if (n_top := self.job.sampling.n_logprobs) >= 0:
             top = (Likely(7, data, -0.5), Likely(8, b"</s>", -math.inf))[:n_top]
             self._told.append(TokenLogprob(7, data, -0.5, top))
@@ -89,8 +91,9 @@ class FakeStream:
         if progress is not None and not self._tokens and not self.is_ended:
             return TokenBatch((), b"", progress=progress)
         told = tuple(self._told)
-        batch = TokenBatch(tuple(self._tokens), self._data, 1, *self._end, logprobs=told)
-        self._tokens, self._data, self._told = [], b"", []
+        tokens, sizes = tuple(self._tokens), tuple(self._sizes)
+        batch = TokenBatch(tokens, self._data, 1, *self._end, logprobs=told, sizes=sizes)
+        self._tokens, self._data, self._told, self._sizes = [], b"", [], []
         return batch
 
 

@@ -20,8 +20,8 @@ import pytest
 from fake_executor import Later
 from naiad.config import EngineConfig
 from naiad.engine import core as core_module
+from naiad.engine import fetching, memory_fit
 from naiad.engine import lane as lane_module
-from naiad.engine import memory_fit
 from naiad.engine.base import CoreJob
 from naiad.engine.blocks import BLOCK
 from naiad.engine.executor import DecodeOutcome, NativeExecutor, Run
@@ -113,6 +113,7 @@ class Work:
         if not has_thread:
             patch.setattr(core_module, "time", self._clock)
             patch.setattr(lane_module, "time", self._clock)
+            patch.setattr(fetching, "in_a_thread", lambda run: run())
         self._uid = 0
         self._rush = 0.2  # how often a request comes
         self._known: list[list[int]] = []
@@ -320,6 +321,8 @@ class Work:
         self.happened["drafted"] += max(len(item.tokens) - 1, 0)
         assert got == want[: len(got)], f"stream {item.uid} said what is not so"
         assert item.data == b"".join(self.backend.tokenizer.piece(t) for t in item.tokens)
+        each = [len(self.backend.tokenizer.piece(t)) for t in item.tokens]
+        assert item.sizes == (each if len(each) > 1 else None)
         if item.finish is not None:
             self._ended(item)
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from naiad.cli import settings
+from naiad.cli import cache, settings
 from naiad.cli.main import run
 from naiad.engine import disk_folder
 from naiad.engine.disk_folder import DIR_ENV, block_name
 from test_cli import loaded_by
+from test_cli_processes import a_note
 
 Output = pytest.CaptureFixture[str]
 MIB = 1 << 20
@@ -73,6 +74,20 @@ def test_as_json(root: Path, capsys: Output) -> None:
         "size_bytes": 2 * MIB,
         "last_used": "2023-11-14T22:13:20+00:00",
     }
+
+
+def test_servers_that_run_tell_what_they_used(
+    capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = {"n_saved": 1234, "n_from_memory": 5, "n_from_disk": 6, "n_bytes_in_memory": 3 * MIB}
+    told = {8001: {"cache": counts}, 8002: {}}  # one that does not answer
+    monkeypatch.setattr(cache, "running", lambda: [a_note(port=port) for port in told])
+    monkeypatch.setattr(cache, "glance", lambda server: told[int(server.url[-4:])])
+    assert run(["cache"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "Tiny at http://127.0.0.1:8001: 1,234 states saved, reused 5 from memory and 6 from disk, "
+        "3.0 MiB in memory."
+    ]
 
 
 @pytest.mark.parametrize("about", [None, b"", b"[]", b"{}", b"\xff", b'{"model": 5'])

@@ -40,14 +40,14 @@ class TestMailbox:
         stream.put(StreamItem(1, 1, [6], b"b", FinishReason.STOP))
         assert await stream.get() == TokenBatch((6,), b"b", 3, FinishReason.STOP)
 
-    async def test_no_merged_batch_reaches_over_the_place_from_which_stops_count(self) -> None:
-        params = SamplingParams(min_tokens=10)
-        stream = Stream(1, Job("x", 10, params), asyncio.get_running_loop().create_future())
-        stream.accept(6)
-        for seq in range(2 * MERGE_BEYOND):
+    async def test_a_merged_batch_says_which_bytes_are_whose(self) -> None:
+        stream = new_stream()
+        for seq in range(MERGE_BEYOND):
             stream.put(item(1, seq))
-        assert (await stream.get()).tokens == tuple(range(10))
-        assert (await stream.get()).tokens[0] == 10
+        stream.put(StreamItem(1, MERGE_BEYOND, [1, 2, 3], b"abcd", sizes=[1, 0, 3]))
+        batch = await stream.get()
+        assert batch.sizes == (*(len(str(seq)) for seq in range(MERGE_BEYOND)), 1, 0, 3)
+        assert (len(batch.tokens), sum(batch.sizes)) == (len(batch.sizes), len(batch.data))
 
     @given(reads=st.lists(st.booleans(), min_size=1, max_size=3 * MERGE_BEYOND))
     def test_nothing_is_lost_however_slow_the_reader(self, reads: list[bool]) -> None:

@@ -33,6 +33,7 @@ from naiad.http.app import build_app
 from naiad.service.perf import Perf
 from naiad.service.service import Service
 from naiad.types import (
+    CacheCounts,
     Finished,
     FinishReason,
     GenerateRequest,
@@ -306,7 +307,16 @@ async def test_metrics_are_what_was_counted() -> None:
     ends = [FinishReason.STOP, FinishReason.LENGTH, FinishReason.ERROR, FinishReason.CANCELLED]
     for reason in ends:
         perf.record(Finished(reason, Usage(30, 8, 10)), 1, 0.5, 2.0)
-    answer = await ask("/metrics", None, FakeBackend(counters=perf.snapshot(3, 1)))
+    cache = CacheCounts(
+        n_from_memory=1,
+        n_from_disk=2,
+        n_bytes_from_disk=3,
+        n_lost=4,
+        n_saved=5,
+        n_bytes_in_memory=6,
+        n_bytes_on_disk=7,
+    )
+    answer = await ask("/metrics", None, FakeBackend(counters=perf.snapshot(3, 1, 99, cache)))
     assert isinstance(answer, Raw)
     assert answer.media == MEDIA
     lines = answer.data.decode().splitlines()
@@ -324,6 +334,14 @@ async def test_metrics_are_what_was_counted() -> None:
         'naiad_requests_total{outcome="completed"}': "2",
         'naiad_requests_total{outcome="failed"}': "1",
         'naiad_requests_total{outcome="cancelled"}': "1",
+        "naiad_prompt_tokens_waiting": "99",
+        'naiad_cache_states_reused_total{tier="memory"}': "1",
+        'naiad_cache_states_reused_total{tier="disk"}': "2",
+        "naiad_cache_read_bytes_total": "3",
+        "naiad_cache_states_lost_total": "4",
+        "naiad_cache_states_saved_total": "5",
+        'naiad_cache_bytes{tier="memory"}': "6",
+        'naiad_cache_bytes{tier="disk"}': "7",
     }
 
 

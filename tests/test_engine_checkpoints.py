@@ -81,6 +81,16 @@ def test_what_lasts_is_there_after_a_restart_and_the_rest_is_not(tmp_path: Path)
     second.check_integrity()
 
 
+def test_what_a_state_really_takes_counts() -> None:
+    checkpoints = Checkpoints[bytes](250, weigh=lambda state: 2 * len(state))
+    for n in (100, 101, 102):
+        checkpoints.add("", TALK[:n], bytes(50), 50, lasts=False)
+        checkpoints.check_integrity()
+    assert (len(checkpoints), checkpoints.n_bytes) == (2, 200)
+    checkpoints.clear()
+    assert checkpoints.n_bytes == 0
+
+
 @pytest.mark.parametrize("at", [60, 700, -1])
 def test_a_damaged_file_is_a_miss(tmp_path: Path, at: int) -> None:
     store = on_disk(tmp_path)

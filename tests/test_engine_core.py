@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from naiad.engine.base import CoreJob
 from naiad.engine.core import CoreLimits, EngineCore
 from naiad.engine.journal import Journal
 from naiad.engine.scheduler import StepBudget
+from naiad.engine.sequence import Sequence
 from naiad.errors import EngineFailed
 from naiad.ipc.messages import StreamItem
 from naiad.types import FinishReason, SamplingParams
@@ -285,6 +287,34 @@ def test_no_room_lets_go_of_the_idle_then_of_the_newest() -> None:
     assert {uid: tokens_of(i) for uid, i in items.items()} == {
         uid: answer(p, 70) for uid, p in prompts.items()
     }
+
+
+@pytest.mark.parametrize(("priorities", "goes"), [((0, 0, 0), 2), ((0, 5, 0), 1), ((3, 0, 0), 0)])
+def test_who_gives_way_is_the_least_important_and_of_equals_the_newest(
+    priorities: tuple[int, ...], goes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its cells go to host memory: when it comes back nothing is computed twice."""
+    executor = FakeExecutor(n_cells=150)
+    core = make_core(executor, pool_cells=150, n_ctx=120)
+    rng = random.Random(13)
+    prompts = [prompt_of(rng, 30) for _ in priorities]
+    put_back: list[int] = []
+    monkeypatch.setattr(core._intake, "put_back", _noting(core._intake.put_back, put_back))
+    for uid, (prompt, priority) in enumerate(zip(prompts, priorities, strict=True)):
+        core.add(CoreJob(uid, tuple(prompt), 40, GREEDY, priority=priority))
+    items = run_all(core)
+    assert [tokens_of(items[uid]) for uid in range(3)] == [answer(p, 40) for p in prompts]
+    assert put_back[0] == goes
+    computed = sum(len(run.tokens) for runs in executor.decoded for run in runs)
+    assert computed <= sum(map(len, prompts)) + 3 * 40
+
+
+def _noting(put_back: Callable[[Sequence], None], uids: list[int]) -> Callable[[Sequence], None]:
+    def note(sequence: Sequence) -> None:
+        uids.append(sequence.uid)
+        put_back(sequence)
+
+    return note
 
 
 @pytest.mark.parametrize("window", [0, 20])

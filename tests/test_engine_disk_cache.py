@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from naiad.engine import disk_cache, disk_folder, disk_format
+from naiad.engine import disk_cache, disk_folder, disk_format, write_behind
 from naiad.engine.blocks import Entry
 from naiad.engine.disk_cache import DiskCache
 from naiad.engine.disk_folder import key_named
@@ -388,6 +388,37 @@ def test_no_thread_to_write_with_is_no_error(
     save(host, "", LONG)
     assert n_right(host, "", LONG) == len(LONG)
     assert "can't start new thread" in caplog.text
+
+
+def test_a_writer_that_gets_no_processor_in_the_middle_of_a_file_harms_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another writes the file and those that follow it; the first comes to its end long after."""
+    stuck, may_go_on = threading.Event(), threading.Event()
+    write = disk_cache._write_whole
+
+    def starve(descriptor: int, data: memoryview) -> None:
+        if threading.current_thread().name == "naiad-disk-idle":
+            stuck.set()
+            assert may_go_on.wait(20)
+        write(descriptor, data)
+
+    monkeypatch.setattr(disk_cache, "_write_whole", starve)
+    monkeypatch.setattr(write_behind, "REST_S", 0.0)
+    monkeypatch.setattr(write_behind, "PATIENT_S", 0.01)
+    monkeypatch.setattr(write_behind, "WITHIN_S", 0.02)
+    host = open_host(tmp_path)
+    save(host, "", LONG)
+    assert store_of(host)._behind.wait(20)  # nobody hurries it
+    assert stuck.is_set()
+    assert n_right(open_host(tmp_path), "", LONG) == len(LONG)
+    may_go_on.set()
+    for thread in threading.enumerate():
+        if thread.name == "naiad-disk-idle":
+            thread.join(20)
+    flush(host)
+    assert list(tmp_path.glob("*/.*")) == []
+    assert n_right(open_host(tmp_path), "", LONG) == len(LONG)
 
 
 # -- memory over disk -----------------------------------------------------------------------------

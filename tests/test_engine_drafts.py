@@ -163,6 +163,9 @@ def test_right_guesses_save_steps() -> None:
         assert each.said(1) == answer(prompt, 80)
     assert len(with_drafts.executor.decoded) < len(without.executor.decoded) // 3
     assert max(len(item.tokens) for item in with_drafts.items[1]) > MOST_DRAFT
+    for item in with_drafts.items[1]:
+        pieces = [FakeVocab().piece(token) for token in item.tokens]
+        assert item.sizes == ([len(piece) for piece in pieces] if len(pieces) > 1 else None)
 
 
 def test_guesses_of_one_stream_ride_beside_others() -> None:

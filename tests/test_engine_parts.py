@@ -150,6 +150,20 @@ def test_the_least_recently_used_leaf_goes_first() -> None:
     cache.check_integrity()
 
 
+def test_what_a_state_really_takes_counts() -> None:
+    cache: HostCache[str] = HostCache(30, weigh=len)
+    save_all(cache, "", [1] * 5, size=1)  # said to be less than it is
+    n_one = cache.n_bytes
+    assert n_one > 1
+    for first in range(2, 40):
+        save_all(cache, "", [first] * 5, size=1)
+        cache.check_integrity()
+        assert cache.n_bytes <= 30
+    assert len(list(cache._blocks())) == 30 // n_one
+    cache.clear()
+    assert cache.n_bytes == 0
+
+
 def test_a_block_whose_beginning_is_gone_is_not_kept() -> None:
     cache: HostCache[str] = HostCache(30)
     assert not cache.add("", list(range(BLOCK * 2)), BLOCK, "orphan", 10)

@@ -164,6 +164,8 @@ def test_what_was_sent_was_safe_when_it_was_sent() -> None:
     items = run_all(core, [job(1, 5, PHRASES)])[1]
     assert len(items) < sum(len(item.tokens) for item in items), "nothing was ever held"
     assert all(item.tokens for item in items)
+    several = [item for item in items if len(item.tokens) > 1]
+    assert [i.sizes for i in several] == [[len(text_of([t])) for t in i.tokens] for i in several]
     core.close()
 
 

@@ -9,10 +9,18 @@ import pytest
 
 from fakes import script
 from naiad.engine.base import CoreJob, ReportsProgress
-from naiad.engine.reporting import ProgressReporter
-from naiad.ipc.messages import Accepted, Progressed, ProgressItem, StepDone, StreamItem, Submit
+from naiad.engine.reporting import CacheReporter, ProgressReporter
+from naiad.ipc.messages import (
+    Accepted,
+    CacheTold,
+    Progressed,
+    ProgressItem,
+    StepDone,
+    StreamItem,
+    Submit,
+)
 from naiad.testing.scripted import ScriptedCore, encode
-from naiad.types import FinishReason, SamplingParams
+from naiad.types import CacheCounts, FinishReason, SamplingParams
 from test_worker import FakeBackend, FakeCore, Front
 
 SAMPLING = SamplingParams(ignore_eos=True)
@@ -86,6 +94,47 @@ class TestReporter:
         reporter = ProgressReporter(FakeCore())
         reporter.watch(job(1))
         assert reporter.news([]) == []
+
+
+class CountingCore(FakeCore):
+    """Saves a state in each idle slice, and reuses one for each job."""
+
+    n_used = 0
+    n_saved = 0
+
+    def add(self, job: CoreJob) -> None:
+        super().add(job)
+        self.n_used += 1
+
+    def idle_slice(self) -> bool:
+        self.n_saved += super().idle_slice()
+        return self.num_idle > 0
+
+    def cache_counts(self) -> CacheCounts:
+        return CacheCounts(n_from_memory=self.n_used, n_saved=self.n_saved)
+
+
+class TestCache:
+    def test_it_is_told_of_when_a_stream_has_ended_and_before_the_worker_rests(self) -> None:
+        backend = FakeBackend()
+        backend.core = core = CountingCore()
+        core.num_idle = 3
+        front = Front(lambda progress: backend).ready()
+        assert front.next(CacheTold).counts == CacheCounts(n_saved=3)
+        front.send(Submit(9, "ab", 2, SAMPLING))
+        front.next(Accepted)
+        assert [front.next(StepDone).items[0].seq for _ in range(2)] == [0, 1]
+        assert front.next(CacheTold).counts == CacheCounts(n_saved=3, n_from_memory=1)
+        front.end()
+
+    def test_what_has_not_changed_is_not_told_and_who_keeps_nothing_is_not_asked(self) -> None:
+        core = CountingCore()
+        reporter = CacheReporter(core)
+        assert reporter.news() is None
+        core.n_saved = 1
+        assert reporter.news() == CacheCounts(n_saved=1)
+        assert reporter.news() is None
+        assert CacheReporter(FakeCore()).news() is None
 
 
 class TestWorker:

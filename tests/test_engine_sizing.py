@@ -217,6 +217,14 @@ def test_a_lane_has_cells_of_its_own() -> None:
     assert fit(LARGE, Wish(parallel=1, has_lane=True), 20 * GIB).n_ctx < alone.n_ctx * 0.6
 
 
+def test_memory_prepared_for_saved_states_is_counted_for_each_context() -> None:
+    small, large = fit(SMALL, Wish(parallel=1), 1 * GIB), fit(SMALL, Wish(parallel=1), 16 * GIB)
+    assert (small.stock_bytes, large.stock_bytes) == (32 * MIB, memory_fit.MOST_STOCK)
+    assert "+ buffers of saved states 128 MiB" in large.arithmetic
+    both = fit(SMALL, Wish(parallel=1, has_lane=True), 16 * GIB)
+    assert "+ buffers of saved states 256 MiB" in both.arithmetic
+
+
 def test_streams_apart_need_cells_for_each_request() -> None:
     wish = Wish(parallel=4, ctx=1000, most_parked=4, kv_unified=False)
     room = fit(SMALL, wish, 16 * GIB)
@@ -241,7 +249,8 @@ def test_too_many_streams_apart_are_refused_with_what_fits_of_both() -> None:
 def spent(shape: ModelShape, wish: Wish, room: MemoryFit) -> int:
     cells = (room.n_cells + room.lane_cells) * shape.bytes_per_cell
     in_sight = room.n_cells if wish.kv_unified else room.n_ctx
-    return shape.mapped_bytes + cells + memory_fit.compute_bytes(shape, wish, in_sight)
+    stock = room.stock_bytes * (2 if room.lane_cells else 1)
+    return shape.mapped_bytes + cells + stock + memory_fit.compute_bytes(shape, wish, in_sight)
 
 
 @given(

@@ -116,6 +116,7 @@ def test_what_cannot_fit_is_refused_at_load(
 def test_without_wishes_a_small_machine_gets_a_small_context(lookback: Path) -> None:
     backend = open_backend(lookback)
     assert 256 <= backend.info.engine.n_ctx < backend.info.n_ctx_train
+    assert backend.apart.params.stock_bytes == 200 * MIB // 32
     close(backend)
 
 

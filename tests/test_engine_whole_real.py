@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -14,22 +14,23 @@ from naiad.engine.executor import DecodeOutcome, Run
 from naiad.engine.llama import LlamaBackend
 from naiad.testing.exact_models import character
 from naiad.testing.lookback import lookback_text
-from naiad.testing.recurrent import N_PAIRS, hybrid_text
+from naiad.testing.recurrent import N_PAIRS, hybrid_text, recurrent_text
 from naiad.types import FinishReason
 from test_engine_real import GREEDY, open_backend, settle
 
 pytestmark = pytest.mark.engine
 
-KINDS = ["hybrid", "hybrid apart", "lookback apart"]
+KINDS = ["hybrid", "hybrid apart", "recurrent", "recurrent apart", "lookback apart"]
+RIGHT = {"hybrid": hybrid_text, "recurrent": recurrent_text, "lookback": lookback_text}
 
 
 class Engine:
     """A backend and the only right answer of its model."""
 
-    def __init__(self, backend: LlamaBackend, *, is_hybrid: bool) -> None:
+    def __init__(self, backend: LlamaBackend, right: Callable[[str, int], str]) -> None:
         self.backend = backend
         self.core = backend.core
-        self.right = hybrid_text if is_hybrid else lookback_text
+        self.right = right
         self.said: dict[int, bytes] = {}
         self.n_cached: dict[int, int] = {}
         self.finish: dict[int, FinishReason] = {}
@@ -84,19 +85,23 @@ def text(seed: int, n: int) -> str:
 
 
 @contextmanager
-def opened(kind: str, hybrid: Path, lookback: Path, **changes: object) -> Iterator[Engine]:
-    is_hybrid = kind.startswith("hybrid")
+def opened(kind: str, models: dict[str, Path], **changes: object) -> Iterator[Engine]:
+    name = kind.removesuffix(" apart")
     profile = "throughput" if kind.endswith("apart") else "default"
-    path = hybrid if is_hybrid else lookback
-    backend = open_backend(path, profile=profile, **changes)
+    backend = open_backend(models[name], profile=profile, **changes)
     assert backend.info.engine.kv_unified == (profile == "default")
-    with closing(Engine(backend, is_hybrid=is_hybrid)) as engine:
+    with closing(Engine(backend, RIGHT[name])) as engine:
         yield engine
 
 
+@pytest.fixture(scope="module")
+def models(hybrid: Path, recurrent: Path, lookback: Path) -> dict[str, Path]:
+    return {"hybrid": hybrid, "recurrent": recurrent, "lookback": lookback}
+
+
 @pytest.fixture(params=KINDS)
-def engine(request: pytest.FixtureRequest, hybrid: Path, lookback: Path) -> Iterator[Engine]:
-    with opened(request.param, hybrid, lookback) as engine:
+def engine(request: pytest.FixtureRequest, models: dict[str, Path]) -> Iterator[Engine]:
+    with opened(request.param, models) as engine:
         yield engine
 
 
@@ -182,31 +187,33 @@ def test_what_an_interrupted_decode_leaves_is_not_used(engine: Engine) -> None:
     engine.check(4, talk + text(50, 20), 60)
 
 
-def test_a_long_prompts_beginning_serves_another(hybrid: Path, lookback: Path) -> None:
-    with opened("hybrid", hybrid, lookback) as engine:
+@pytest.mark.parametrize("kind", ["hybrid", "recurrent"])
+def test_a_long_prompts_beginning_serves_another(kind: str, models: dict[str, Path]) -> None:
+    with opened(kind, models) as engine:
         base = text(9, 1100)
         engine.check(1, base + text(10, 50), 5)
         assert engine.check(2, base + text(11, 50), 30) >= 512
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_said_before_a_restart_comes_from_disk(
-    kind: str, hybrid: Path, lookback: Path
-) -> None:
+def test_what_was_said_before_a_restart_comes_from_disk(kind: str, models: dict[str, Path]) -> None:
     talk = text(12, 250)
-    with opened(kind, hybrid, lookback) as engine:
+    with opened(kind, models) as engine:
         engine.check(1, talk, 40)
         settle(engine.backend)
         assert engine.backend.flush(20)
     n_known = len(talk) + 40
-    with opened(kind, hybrid, lookback) as engine:
+    with opened(kind, models) as engine:
         prompt = talk + engine.right(talk, 40) + text(13, 20)
         assert engine.check(1, prompt, 60) >= n_known - 1
         engine.check(2, talk + text(14, 20), 20)
 
 
-def test_a_sequence_that_was_put_back_goes_on_from_its_state(hybrid: Path, lookback: Path) -> None:
-    with opened("hybrid", hybrid, lookback) as engine:
+@pytest.mark.parametrize("kind", ["hybrid", "recurrent"])
+def test_a_sequence_that_was_put_back_goes_on_from_its_state(
+    kind: str, models: dict[str, Path]
+) -> None:
+    with opened(kind, models) as engine:
         prompts = {uid: text(30 + uid, 200) for uid in range(3)}
         for uid, prompt in prompts.items():
             engine.add(uid, prompt, 70)
@@ -221,9 +228,9 @@ def test_a_sequence_that_was_put_back_goes_on_from_its_state(hybrid: Path, lookb
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_planted_stale_checkpoint_shows(kind: str, hybrid: Path, lookback: Path) -> None:
+def test_a_planted_stale_checkpoint_shows(kind: str, models: dict[str, Path]) -> None:
     """Negative control: a state that stands for other tokens than it is kept under."""
-    with opened(kind, hybrid, lookback, disk_cache=False) as engine:
+    with opened(kind, models, disk_cache=False) as engine:
         right, wrong = text(15, 200), text(16, 200)
         engine.check(1, wrong, 1)
         settle(engine.backend)

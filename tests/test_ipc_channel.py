@@ -29,6 +29,7 @@ from naiad.ipc.messages import (
     Accepted,
     AnyCommand,
     AnyEvent,
+    CacheTold,
     CallFailed,
     Detokenize,
     Detokenized,
@@ -44,7 +45,7 @@ from naiad.ipc.messages import (
     Tokenize,
     Tokenized,
 )
-from naiad.types import FinishReason, ModelInfo, SamplingParams
+from naiad.types import CacheCounts, FinishReason, ModelInfo, SamplingParams
 
 COMMANDS: list[AnyCommand] = [
     Submit(1, "text", None, SamplingParams(seed=2**64 - 1, logit_bias=((3, -1.5),))),
@@ -62,6 +63,7 @@ EVENTS: list[AnyEvent] = [
     Accepted(1, 2, 3),
     Refused(1, 2, "code", "why", {"n_ctx": 5}),
     StepDone(1, 9, [ITEM, StreamItem(6, 4, [], b"")]),
+    CacheTold(1, CacheCounts(n_saved=3, n_bytes_on_disk=1 << 40)),
     Tokenized(1, 1, [1]),
     Detokenized(1, 2, b"\xf0"),
     CallFailed(1, 3, "code", "why"),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from naiad.native.buffers import LEAST, TouchedBuffers, rounded_up
+from naiad.native.buffers import LEAST, TouchedBuffers, bytes_held, rounded_up
 
 LIMIT = 4 << 20
 
@@ -88,12 +88,26 @@ def test_small_ones_are_not_kept(buffers: TouchedBuffers) -> None:
 
 
 def test_after_the_end_there_is_only_new_memory() -> None:
-    buffers = TouchedBuffers()
+    buffers = TouchedBuffers(LIMIT)
     buffers.take(1 << 20)
     buffers.close()
     buffers.close()
     assert buffers.take(1 << 20).nbytes == 1 << 20
     assert buffers.take(1 << 20).nbytes == 1 << 20
+
+
+def test_what_an_array_keeps_is_known(buffers: TouchedBuffers) -> None:
+    size = 1_100_000
+    assert bytes_held(buffers.take(size)) == size  # new
+    settled(buffers)
+    prepared = buffers.take(size)
+    assert (prepared.nbytes, bytes_held(prepared)) == (size, rounded_up(size))
+
+
+def test_without_a_stock_no_thread_prepares_anything() -> None:
+    buffers = TouchedBuffers(0)
+    assert buffers.take(1 << 20).nbytes == 1 << 20
+    assert buffers._keeper is None
 
 
 @given(st.integers(4, 1 << 40))

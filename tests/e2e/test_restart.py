@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -28,14 +29,36 @@ def text(rng: random.Random, n: int) -> str:
     return "".join(character(rng.randrange(N_CHARACTERS)) for _ in range(n))
 
 
-def say(server: ServerProcess, prompt: str) -> tuple[str, int]:
-    """The answer, which must be the only right one, and how many tokens were not computed."""
-    body = {"prompt": prompt, "max_tokens": N_NEW, "temperature": 0}
+@dataclass(frozen=True)
+class Reply:
+    """An answer; tokens of its prompt, those of them that were not computed, tokens of it."""
+
+    text: str
+    n_prompt: int
+    n_cached: int
+    n_new: int
+
+    @property
+    def n_kept(self) -> int:
+        """Tokens that a cache can hold: the last one is never computed."""
+        return self.n_prompt + self.n_new - 1
+
+
+def ask(server: ServerProcess, prompt: str, n: int = N_NEW) -> Reply:
+    body = {"prompt": prompt, "max_tokens": n, "temperature": 0}
     status, reply = server.post("/v1/completions", body)
     assert status == 200, reply
-    answer = reply["choices"][0]["text"]
-    assert answer == lookback_text(prompt, N_NEW)
-    return answer, reply["usage"]["prompt_tokens_details"]["cached_tokens"]
+    usage = reply["usage"]
+    n_cached = usage["prompt_tokens_details"]["cached_tokens"]
+    text = reply["choices"][0]["text"]
+    return Reply(text, usage["prompt_tokens"], n_cached, usage["completion_tokens"])
+
+
+def say(server: ServerProcess, prompt: str, back: int = 40) -> tuple[str, int]:
+    """The answer, which must be the only right one, and how many tokens were not computed."""
+    reply = ask(server, prompt)
+    assert reply.text == lookback_text(prompt, N_NEW, back)
+    return reply.text, reply.n_cached
 
 
 def kill_all(server: ServerProcess) -> None:
@@ -51,10 +74,14 @@ def n_blocks_on_disk(root: Path) -> int:
 
 
 def wait_until_written(root: Path, n_blocks: int) -> None:
+    """Right after the last answer."""
     end = time.monotonic() + WRITTEN_WITHIN_S
     while n_blocks_on_disk(root) < n_blocks and time.monotonic() < end:
         time.sleep(0.02)  # waits for files; no answer depends on it
     assert n_blocks_on_disk(root) == n_blocks
+
+
+N_CONVERSATIONS = 20
 
 
 @pytest.fixture
@@ -63,6 +90,14 @@ def prompts() -> list[str]:
     rng = random.Random(4)
     shared = text(rng, 300)
     return [shared + text(rng, 60 + 40 * i) for i in range(4)]
+
+
+@pytest.fixture
+def conversations() -> list[str]:
+    """Half of them share a beginning."""
+    rng = random.Random(5)
+    shared = text(rng, 300)
+    return [shared * (i % 2) + text(rng, 60 + 20 * i) for i in range(N_CONVERSATIONS)]
 
 
 @pytest.fixture
@@ -87,16 +122,90 @@ def n_blocks_of(told: list[str]) -> int:
 
 
 def test_the_next_turn_after_kill_9_starts_from_disk(
-    arguments: list[str], prompts: list[str], tmp_path: Path
+    arguments: list[str], conversations: list[str], tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    server = ServerProcess(arguments, tmp_path / "log")
-    server.wait_ready()
-    told = first_turns(server, prompts)
-    wait_until_written(cache, n_blocks_of(told))
-    kill_all(server)
+    with serving(tmp_path / "log", *arguments) as server:
+        told = first_turns(server, conversations)
+        wait_until_written(cache, n_blocks_of(told))
+        kill_all(server)
     with serving(tmp_path / "log2", *arguments) as server:
         assert next_turns(server, told) == [len(conversation) for conversation in told]
+        health = server.get("/health")[1]
+    assert health["integrity_violations"] == health["waiting_tokens"] == 0
+    cache_counts = health["cache"]
+    assert (cache_counts["n_lost"], cache_counts["n_from_disk"]) == (0, n_blocks_of(told))
+
+
+@pytest.mark.model
+def test_a_real_model_s_next_turns_after_kill_9_start_from_disk(
+    starter: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    arguments = [str(starter), "--ctx", "2048", "--disk-cache-dir", str(cache)]
+    beginnings = [
+        f"Letter {i}. " + " ".join(f"On day {day} of week {i} it rained." for day in range(5 + i))
+        for i in range(N_CONVERSATIONS)
+    ]
+    with serving(tmp_path / "log", *arguments) as server:
+        replies = [ask(server, beginning, 16) for beginning in beginnings]
+        wait_until_written(cache, sum(-(-reply.n_kept // 128) for reply in replies))
+        kill_all(server)
+    with serving(tmp_path / "log2", *arguments) as server:
+        for beginning, first in zip(beginnings, replies, strict=True):
+            following = ask(server, beginning + first.text + " And then", 4)
+            # A text may be split into tokens otherwise than it was made of them, at its end.
+            assert first.n_prompt - 1 <= following.n_cached <= first.n_kept
+        assert server.get("/health")[1]["integrity_violations"] == 0
+    assert "WARNING" not in (tmp_path / "log2").read_text()
+
+
+def test_a_full_disk_costs_only_what_was_not_written(
+    arguments: list[str], prompts: list[str], tmp_path: Path
+) -> None:
+    """Full from one moment on, and still full after the restart."""
+    cache = tmp_path / "cache"
+    with serving(tmp_path / "log", *arguments) as server:
+        written = first_turns(server, prompts[:2])
+        wait_until_written(cache, n_blocks_of(written))
+        fill_disk(server)
+        unwritten = first_turns(server, prompts[2:])
+        assert min(next_turns(server, written + unwritten)) >= 300  # memory works as ever
+        kill_all(server)
+    assert (tmp_path / "log").read_text().count("the disk cache cannot be written") == 1
+    assert n_blocks_on_disk(cache) == n_blocks_of(written)
+    with serving(tmp_path / "log2", *arguments) as server:
+        fill_disk(server)
+        assert next_turns(server, written) == [len(conversation) for conversation in written]
+        assert min(next_turns(server, unwritten)) >= 300
+        assert server.get("/health")[1]["integrity_violations"] == 0
+    assert list(cache.glob("*/.*.tmp")) == []
+
+
+def fill_disk(server: ServerProcess) -> None:
+    """No file of the worker may grow beyond a few bytes from now on: writing fails, half done."""
+    worker = psutil.Process(server.worker_pid())
+    worker.rlimit(psutil.RLIMIT_FSIZE, (4096, 4096))
+
+
+def test_another_models_files_are_not_taken(
+    lookback: Path, lookback_400: Path, tmp_path: Path
+) -> None:
+    """Not beside its own, and not where its own should be."""
+    rng, cache = random.Random(6), tmp_path / "cache"
+    talks = [text(rng, 500) for _ in range(3)]
+    more = ["--ctx", "2048", "--disk-cache-dir", str(cache)]
+    with serving(tmp_path / "log", str(lookback), *more) as server:
+        told = first_turns(server, talks)
+    [theirs] = cache.iterdir()
+    with serving(tmp_path / "log2", str(lookback_400), *more) as server:
+        assert say(server, told[0], 400)[1] == 0
+    [own] = set(cache.iterdir()) - {theirs}
+    for file in theirs.glob("*.kv"):
+        file.replace(own / file.name)
+    with serving(tmp_path / "log3", str(lookback_400), *more) as server:
+        assert [say(server, talk, 400)[1] for talk in told[1:]] == [0, 0]
+        assert say(server, told[0], 400)[1] == len(told[0])
         assert server.get("/health")[1]["integrity_violations"] == 0
 
 

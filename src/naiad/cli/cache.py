@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from naiad.cli.options import config_option, json_option, settings_options
+from naiad.cli.processes import glance
 from naiad.cli.progress import mebibytes
+from naiad.cli.running import running
 from naiad.cli.settings import load
 from naiad.engine.disk_folder import Summary, cache_dir, clear, summaries
 from naiad.errors import ConfigError
@@ -23,7 +26,8 @@ from naiad.errors import ConfigError
 def cache(is_clearing: bool, as_json: bool, disk_cache_dir: str | None, config: str | None) -> None:
     """Show the finished prompts that are kept on disk, or delete them with --clear.
 
-    Each line is one model in one build of the engine. Clearing is safe while servers run.
+    Each line is one model in one build of the engine. Servers that run tell what they have used of
+    theirs. Clearing is safe while servers run.
     """
     settings = load({"disk_cache_dir": disk_cache_dir}, file=config)
     root = cache_dir(settings.engine.disk_cache_dir)
@@ -33,10 +37,13 @@ def cache(is_clearing: bool, as_json: bool, disk_cache_dir: str | None, config: 
     found = summaries(root)
     if as_json:
         click.echo(json.dumps([_row(summary) for summary in found], indent=2))
-    elif not found:
-        click.echo(f"Nothing is cached in {root}.")
-    else:
+        return
+    if found:
         _print_table(found)
+    else:
+        click.echo(f"Nothing is cached in {root}.")
+    for line in _told_by_servers():
+        click.echo(line)
 
 
 def _clear(root: Path) -> None:
@@ -67,6 +74,18 @@ def _print_table(found: list[Summary]) -> None:
         )
     if len(found) > 1:
         click.echo(f"{mebibytes(sum(summary.n_bytes for summary in found))} in all.")
+
+
+def _told_by_servers() -> Iterator[str]:
+    """What became of the caches of those that run and answer."""
+    for server in running():
+        counts = glance(server).get("cache")
+        if counts:
+            yield (
+                f"{server.name} at {server.url}: {counts['n_saved']:,} states saved, reused "
+                f"{counts['n_from_memory']:,} from memory and {counts['n_from_disk']:,} from disk, "
+                f"{mebibytes(counts['n_bytes_in_memory'])} in memory."
+            )
 
 
 def _name(summary: Summary) -> str:

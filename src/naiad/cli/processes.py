@@ -148,13 +148,19 @@ def _has_ended(process: psutil.Process) -> bool:
     return False
 
 
-def look_at(server: Running) -> Row:
-    """Ask a server how it is; one that does not answer is told so."""
+def glance(server: Running) -> dict[str, Any]:
+    """What a server says of itself; nothing when it does not answer."""
     from naiad.cli.talk.wire import Api
 
     health: Any = {}
     with contextlib.suppress(NaiadError):
         health = Api(server.url, server.key).get("/health", GLANCE_S)
+    return dict(health)
+
+
+def look_at(server: Running) -> Row:
+    """Ask a server how it is; one that does not answer is told so."""
+    health = glance(server)
     engine = health.get("engine") or {}
     return Row(
         server,

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
 
 from naiad.errors import NaiadError
 from naiad.types import (
+    CacheCounts,
     EmbeddedText,
     FinishReason,
     Grammar,
@@ -48,6 +49,7 @@ class EngineStatus:
     restarts: int = 0
     integrity_violations: int = 0
     model: ModelInfo | None = None
+    cache: CacheCounts = field(default_factory=CacheCounts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class TokenBatch(msgspec.Struct, frozen=True):  # a struct, since one is made fo
     finish is set on the last batch only, and then `error` too when finish is ERROR. A batch with
     `progress` holds nothing else, and none comes after the first with tokens.
     logprobs: one for each of the tokens, if the job asks for them.
+    sizes: bytes of each of the tokens, where there are several.
     """
 
     tokens: tuple[int, ...]
@@ -94,6 +97,7 @@ class TokenBatch(msgspec.Struct, frozen=True):  # a struct, since one is made fo
     error: NaiadError | None = None
     progress: Progress | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    sizes: tuple[int, ...] = ()
 
 
 class TokenStream(Protocol):

@@ -33,7 +33,7 @@ from naiad.errors import (
 )
 from naiad.ipc.channel import FrameRefused
 from naiad.ipc.messages import Abort, Submit
-from naiad.types import EmbeddedText, ModelInfo
+from naiad.types import CacheCounts, EmbeddedText, ModelInfo
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ class SocketEngine:
             restarts=max(0, self._epoch - 1 - self._n_reloads),
             integrity_violations=self._table.violations,
             model=self._model,
+            cache=link.cache if link else CacheCounts(),
         )
 
     @property

@@ -19,6 +19,7 @@ from naiad.ipc.messages import (
     Accepted,
     AnyCommand,
     AnyEvent,
+    CacheTold,
     CallFailed,
     Detokenize,
     Detokenized,
@@ -36,7 +37,7 @@ from naiad.ipc.messages import (
     Tokenize,
     Tokenized,
 )
-from naiad.types import EmbeddedText, ModelInfo
+from naiad.types import CacheCounts, EmbeddedText, ModelInfo
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Link:
     Attributes:
         progress: of the model load, 0 to 1.
         model: set by Ready.
+        cache: what the worker told of its cache last; all zeros before.
         is_lost: the socket has ended; nothing can be sent or will come.
     """
 
@@ -83,6 +85,7 @@ class Link:
         self.epoch = epoch
         self.progress = 0.0
         self.model: ModelInfo | None = None
+        self.cache = CacheCounts()
         self.handle: WorkerHandle | None = None
         self._table = table
         self._on_news = on_news
@@ -96,6 +99,7 @@ class Link:
         self._handlers: dict[type[Event], Callable[[Any], None]] = {
             StepDone: table.step_done,
             Progressed: table.progressed,
+            CacheTold: self._on_cache_told,
             Accepted: table.accepted,
             Refused: table.refused,
             Loading: self._on_loading,
@@ -212,6 +216,9 @@ class Link:
         self.model = event.model
         self._ready_at = time.monotonic()
         self._on_news()
+
+    def _on_cache_told(self, event: CacheTold) -> None:
+        self.cache = event.counts
 
     def _on_load_failed(self, event: LoadFailed) -> None:
         self._load_failure = event

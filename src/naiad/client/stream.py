@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 
 from naiad.client.base import Job, TokenBatch
 from naiad.errors import Cancelled, EngineFailed, NaiadError, from_code
 from naiad.ipc.messages import StreamItem
 from naiad.types import FinishReason, Progress, TokenLogprob
 
-#: Tokens that no reader has taken yet, their bytes and logprobs.
-Waiting = tuple[list[int], bytes, list[TokenLogprob]]
+#: Tokens that no reader has taken yet, their bytes and logprobs, and how many bytes each has.
+Waiting = tuple[list[int], bytes, list[TokenLogprob], list[int]]
 
 #: Steps that a reader may be behind before what waits for it is merged.
 MERGE_BEYOND = 64
@@ -75,7 +76,7 @@ class Stream:
         self._cached = item.n_cached or self._cached
         self.n_dropped = self._n_cut + item.n_dropped
         if item.tokens or item.data:
-            self._backlog.append((item.tokens, item.data, item.logprobs or []))
+            self._backlog.append((item.tokens, item.data, item.logprobs or [], item.sizes or []))
             if len(self._backlog) > MERGE_BEYOND:
                 self._merge()
             self._wake()
@@ -118,22 +119,19 @@ class Stream:
         return TokenBatch((), b"", progress=progress)
 
     def _take(self) -> TokenBatch:
-        tokens, data, likely = self._backlog.popleft() if self._backlog else ([], b"", [])
-        logprobs = tuple(likely)
-        if self._backlog or not self.is_ended:
-            return TokenBatch(tuple(tokens), data, self._cached, logprobs=logprobs)
-        self._is_end_taken = True
-        end, error = self._finish, self._error
-        return TokenBatch(tuple(tokens), data, self._cached, end, error, logprobs=logprobs)
+        tokens, data, told, each = self._backlog.popleft() if self._backlog else _NOTHING
+        logprobs, sizes = tuple(told), tuple(each)
+        end: FinishReason | None = None
+        error: NaiadError | None = None
+        if self.is_ended and not self._backlog:
+            self._is_end_taken = True
+            end, error = self._finish, self._error
+        return TokenBatch(
+            tuple(tokens), data, self._cached, end, error, logprobs=logprobs, sizes=sizes
+        )
 
     def _merge(self) -> None:
-        """Into one; or two, so that none reaches over the token from which stop strings count."""
-        parts: tuple[list[Waiting], ...] = ([], [])
-        n_tokens = len(self.emitted) - sum(len(tokens) for tokens, _, _ in self._backlog)
-        for waiting in self._backlog:
-            n_tokens += len(waiting[0])
-            parts[n_tokens > self.job.sampling.min_tokens].append(waiting)
-        self._backlog = deque(_joined(part) for part in parts if part)
+        self._backlog = deque([_joined(self._backlog)])
 
     def _wake(self) -> None:
         if self._waiter is not None:
@@ -142,10 +140,20 @@ class Stream:
             self._waiter = None
 
 
-def _joined(parts: list[Waiting]) -> Waiting:
-    tokens = [token for part, _, _ in parts for token in part]
-    data = b"".join(part for _, part, _ in parts)
-    return tokens, data, [one for _, _, part in parts for one in part]
+_NOTHING: Waiting = ([], b"", [], [])
+
+
+def _joined(parts: Iterable[Waiting]) -> Waiting:
+    tokens: list[int] = []
+    logprobs: list[TokenLogprob] = []
+    sizes: list[int] = []
+    data = b""
+    for some, theirs, told, each in parts:
+        tokens += some
+        logprobs += told
+        sizes += each or [len(theirs)] * len(some)  # one token, or none
+        data += theirs
+    return tokens, data, logprobs, sizes
 
 
 def _error_of(item: StreamItem) -> NaiadError | None:

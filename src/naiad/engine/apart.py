@@ -82,6 +82,7 @@ class Apart:
             n_batch=CHUNK,
             n_ubatch=CHUNK,
             threads=n_threads_apart(self.params.threads),
+            stock_bytes=0,  # nothing is saved
         )
 
     def _bytes(self, n_cells: int) -> int:

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 from naiad.engine.grammar.follower import Follower
 from naiad.ipc.messages import ProgressItem, StreamItem
-from naiad.types import Grammar, ModelInfo, ReasoningLimit, SamplingParams
+from naiad.types import CacheCounts, Grammar, ModelInfo, ReasoningLimit, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,13 @@ class ReportsProgress(Protocol):
         else has a token in the next step waits for it.
         """
         ...
+
+
+@runtime_checkable
+class CountsCache(Protocol):
+    """A core that keeps what it has computed. Main thread only."""
+
+    def cache_counts(self) -> CacheCounts: ...
 
 
 class EngineBackend(Protocol):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from naiad.engine.sequence import common_prefix
+from naiad.types import CacheCounts
 
 #: Cells in one block. Saving one takes about a millisecond of a small model, the longest that a
 #: request which arrives in that moment has to wait.
@@ -19,7 +20,8 @@ S = TypeVar("S")
 class Block(Generic[S]):
     """Saved cells [start, start + len(tokens)) of some sequence.
 
-    state: None while only the store holds it; see `HostCache.state_of`. key: its name in the store.
+    state: None while only the store holds it; see `HostCache.state_of`. n_bytes: of the state;
+    n_held: of memory that it takes while it is there. key: its name in the store.
     """
 
     tokens: list[int]
@@ -30,10 +32,33 @@ class Block(Generic[S]):
     children: list[Block[S]] = field(default_factory=list)
     last_used: int = 0
     key: bytes = b""
+    n_held: int = 0
 
     @property
     def end(self) -> int:
         return self.start + len(self.tokens)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of lookups since the start, in states; bytes where it says so."""
+
+    n_from_memory: int = 0
+    n_from_disk: int = 0
+    n_bytes_from_disk: int = 0
+    n_lost: int = 0  # the store was believed to have it, and had not
+    n_saved: int = 0
+
+    def told(self, n_bytes_in_memory: int, n_bytes_on_disk: int) -> CacheCounts:
+        return CacheCounts(
+            n_from_memory=self.n_from_memory,
+            n_from_disk=self.n_from_disk,
+            n_bytes_from_disk=self.n_bytes_from_disk,
+            n_lost=self.n_lost,
+            n_saved=self.n_saved,
+            n_bytes_in_memory=n_bytes_in_memory,
+            n_bytes_on_disk=n_bytes_on_disk,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +86,8 @@ class Entry:
 
 class Store(Protocol[S]):
     """Where states outlive memory. Nothing here raises, and only `get` waits for anything."""
+
+    n_bytes: int  # that it holds now
 
     def root_key(self, namespace: str) -> bytes:
         """The `parent` of a namespace's first blocks."""

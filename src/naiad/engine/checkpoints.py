@@ -10,18 +10,23 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from naiad.engine.blocks import Entry, Store
+from naiad.engine.blocks import Counts, Entry, Store
+from naiad.engine.fetching import Fetcher
 from naiad.engine.sequence import common_prefix
+from naiad.types import CacheCounts
 
 S = TypeVar("S")
 
 
 @dataclass(slots=True, eq=False)
 class Checkpoint(Generic[S]):
-    """state: None while only the store holds it. key: its name there."""
+    """state: None while only the store holds it. n_bytes: of the state; n_held: of memory that it
+    takes while it is there. key: its name in the store.
+    """
 
     tokens: list[int]
     ids: bytes  # the tokens again, to be compared at once
@@ -29,6 +34,7 @@ class Checkpoint(Generic[S]):
     n_bytes: int
     root: bytes
     key: bytes
+    n_held: int = 0
 
     @property
     def n_tokens(self) -> int:
@@ -38,13 +44,22 @@ class Checkpoint(Generic[S]):
 class Checkpoints(Generic[S]):
     """The checkpoints of all namespaces.
 
-    capacity: bytes of state held in memory at most. n_bytes: bytes held there now.
+    capacity: bytes of memory that states may take at most. n_bytes: those that they take now.
+    weigh: see HostCache.
     """
 
-    def __init__(self, capacity: int, store: Store[S] | None = None) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        store: Store[S] | None = None,
+        weigh: Callable[[S], int] | None = None,
+    ) -> None:
         self.capacity = capacity
         self.n_bytes = 0
+        self.counts = Counts()
         self._store = store
+        self._weigh = weigh
+        self._fetcher = Fetcher[Checkpoint[S], S](self._read)
         self._known: dict[bytes, dict[bytes, Checkpoint[S]]] = {}  # root -> ids -> checkpoint
         self._used: OrderedDict[Checkpoint[S], None] = OrderedDict()  # least recently used first
         if store is not None:
@@ -52,6 +67,9 @@ class Checkpoints(Generic[S]):
 
     def __len__(self) -> int:
         return len(self._used)
+
+    def told(self) -> CacheCounts:
+        return self.counts.told(self.n_bytes, self._store.n_bytes if self._store else 0)
 
     # -- lookup ----------------------------------------------------------------------------------
 
@@ -82,19 +100,56 @@ class Checkpoints(Generic[S]):
 
     def state_of(self, checkpoint: Checkpoint[S]) -> S | None:
         """Its state, from memory or else from the store; None when it is lost, and forgotten."""
+        self._take_fetched()
         if checkpoint not in self._used:
             return None
         state = checkpoint.state
-        if state is None and self._store is not None:
+        if state is not None:
+            self.counts.n_from_memory += 1
+        elif self._store is not None:
             state = self._store.get(checkpoint.key)
             if state is not None:
-                self._take(checkpoint, state)
+                self._came_from_disk(checkpoint, state)
         if state is None:
+            self.counts.n_lost += 1
             self._forget(checkpoint)
             return None
         self._touch(checkpoint)
         self._evict()
         return state
+
+    def fetch(self, checkpoint: Checkpoint[S], fetched: set[object]) -> bool:
+        """Let it be read by another thread, if only the store holds it. True: it is coming.
+
+        fetched: see HostCache.
+        """
+        self._take_fetched()
+        is_cold = checkpoint.state is None and self._is_stored(checkpoint)
+        if is_cold and checkpoint not in fetched:
+            fetched.add(checkpoint)
+            self._fetcher.ask([checkpoint])
+        return self._fetcher.is_coming(fetched)
+
+    def _take_fetched(self) -> None:
+        for checkpoint, state in self._fetcher.take():
+            if checkpoint.state is not None or checkpoint not in self._used:
+                continue  # it came another way, or was given up meanwhile
+            if state is None:
+                self.counts.n_lost += 1
+                self._forget(checkpoint)
+            else:
+                self._came_from_disk(checkpoint, state)
+                self._touch(checkpoint)
+                self._evict()
+
+    def _came_from_disk(self, checkpoint: Checkpoint[S], state: S) -> None:
+        self.counts.n_from_disk += 1
+        self.counts.n_bytes_from_disk += checkpoint.n_bytes
+        self._take(checkpoint, state)
+
+    def _read(self, checkpoint: Checkpoint[S]) -> S | None:
+        """Any thread."""
+        return self._store.get(checkpoint.key) if self._store else None
 
     def _held(self, namespace: str) -> list[Checkpoint[S]]:
         held = list(self._known.get(self._root(namespace), {}).values())
@@ -129,6 +184,7 @@ class Checkpoints(Generic[S]):
             self._take(checkpoint, state)
         if lasts:
             self._offer(checkpoint, state)
+        self.counts.n_saved += 1
         self._touch(checkpoint)
         self._evict()
         return checkpoint in self._used
@@ -145,7 +201,8 @@ class Checkpoints(Generic[S]):
 
     def _take(self, checkpoint: Checkpoint[S], state: S) -> None:
         checkpoint.state = state
-        self.n_bytes += checkpoint.n_bytes
+        checkpoint.n_held = self._weigh(state) if self._weigh else checkpoint.n_bytes
+        self.n_bytes += checkpoint.n_held
 
     def _touch(self, checkpoint: Checkpoint[S]) -> None:
         self._used.move_to_end(checkpoint)
@@ -168,7 +225,7 @@ class Checkpoints(Generic[S]):
             self._forget(checkpoint)
             return
         checkpoint.state = None
-        self.n_bytes -= checkpoint.n_bytes
+        self.n_bytes -= checkpoint.n_held
 
     def _forget(self, checkpoint: Checkpoint[S]) -> None:
         """Out of memory and store."""
@@ -178,7 +235,7 @@ class Checkpoints(Generic[S]):
         if not siblings:
             del self._known[checkpoint.root]
         if checkpoint.state is not None:
-            self.n_bytes -= checkpoint.n_bytes
+            self.n_bytes -= checkpoint.n_held
         if self._store is not None and self._is_stored(checkpoint):
             self._store.remove(checkpoint.key)
 
@@ -221,7 +278,7 @@ class Checkpoints(Generic[S]):
         """Raises AssertionError when the books do not agree."""
         known = {c for siblings in self._known.values() for c in siblings.values()}
         assert known == self._used.keys()
-        assert self.n_bytes == sum(c.n_bytes for c in known if c.state is not None)
+        assert self.n_bytes == sum(c.n_held for c in known if c.state is not None)
         assert self.n_bytes <= self.capacity
         assert all(c.ids == _ids(c.tokens) for c in known)
 

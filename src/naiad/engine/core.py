@@ -28,7 +28,7 @@ from naiad.engine.scheduler import Chunk, StepBudget, plan
 from naiad.engine.sequence import NO_SLOT, Sequence
 from naiad.errors import EngineFailed
 from naiad.ipc.messages import ProgressItem, StreamItem
-from naiad.types import FinishReason
+from naiad.types import CacheCounts, FinishReason
 
 #: The share of running streams' time that tidying the pool may take.
 _TIDYING_SHARE = 0.1
@@ -170,6 +170,10 @@ class EngineCore:
             if s.job.wants_progress and s.n_sent == 0
         ]
 
+    def cache_counts(self) -> CacheCounts:
+        counts: CacheCounts = self._prefix.host.told()
+        return counts
+
     def step(self) -> list[StreamItem]:
         items, self._ended = self._ended, []
         self._tidy()
@@ -297,6 +301,7 @@ class EngineCore:
             why,
             logprobs=said.logprobs or None,
             n_dropped=sequence.n_dropped,
+            sizes=said.sizes if len(said.tokens) > 1 else None,
         )
 
     def _end(self, sequence: Sequence, said: Said) -> StreamItem:

@@ -1,8 +1,8 @@
 """The disk tier of the prefix cache: saved blocks that outlive the process.
 
-The engine's thread asks and hands over; a writer thread, which lives only while there is something
-to write, does all else. Nothing that goes wrong here reaches a request: what cannot be written is
-not kept, what cannot be read back whole is not there.
+The engine's thread asks and hands over; a thread behind its back, which lives only while there is
+something to write, does all else. Nothing that goes wrong here reaches a request: what cannot be
+written is not kept, what cannot be read back whole is not there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from naiad.engine import disk_folder, disk_format
 from naiad.engine.blocks import Entry
 from naiad.engine.disk_format import Damaged
 from naiad.engine.disk_scan import scan, unlink
-from naiad.native.threads import give_way
+from naiad.engine.write_behind import WriteBehind
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +32,6 @@ N_DETACHED_MOST = 256 << 20
 N_BLOCKS_MOST = 16_384
 #: After a failure, nothing is written for so long.
 PAUSE_S = 60.0
-#: Writing begins so long after there is something to write: the next request often comes at once,
-#: and what writes and deletes files inside the kernel gives way to nobody.
-_REST_S = 1.0
 #: After this share of the bound was written, look again at what others have written.
 _LOOK_AGAIN = 16
 
@@ -73,18 +69,17 @@ class DiskCache(Generic[S]):
         self._fingerprint = fingerprint
         self._thaw = thaw
         self._about = about
-        self._lock = threading.Condition()  # over all below
+        self._lock = threading.RLock()  # over all below
         self._held: dict[bytes, int] = {}  # key -> bytes of the file, written or about to be
         self._pending: dict[bytes, _Pending[S]] = {}
-        self._jobs: deque[bytes] = deque()  # keys to write, or to delete when no longer held
         self._touched: dict[bytes, int] = {}
-        self._writer: threading.Thread | None = None
-        self._is_hurried = False  # somebody waits until all is written
         self._n_detached = 0
         self._paused_until = 0.0
         self._has_warned = False
         self._n_foreign = 0  # bytes of other folders and servers when last looked
         self._n_since_look = capacity
+        # Of keys: to write, or to delete when no longer held.
+        self._behind = WriteBehind(self._do, self._apply_touches, self._pause)
         self._found = self._scan()
 
     # -- the engine's thread: see Store ----------------------------------------------------------
@@ -113,7 +108,7 @@ class DiskCache(Generic[S]):
             self._forget(entry.key)
             self._pending[entry.key] = _Pending(entry, state)
             self._hold(entry)
-            self._add_job(entry.key)
+        self._behind.add(entry.key)
         return True
 
     def holds(self, key: bytes) -> bool:
@@ -147,7 +142,7 @@ class DiskCache(Generic[S]):
     def remove(self, key: bytes) -> None:
         with self._lock:
             self._forget(key)
-            self._add_job(key)
+        self._behind.add(key)
 
     def touch(self, key: bytes, start: int) -> None:
         # A block is always a little older than those it continues, so that it goes before them.
@@ -155,12 +150,9 @@ class DiskCache(Generic[S]):
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until all is written, at most so long. False: not all of it was."""
-        with self._lock:
-            if self._touched:
-                self._start_writer()
-            self._is_hurried = True
-            self._lock.notify_all()
-            return self._lock.wait_for(lambda: self._writer is None, max(timeout_s, 0))
+        if self._touched:
+            self._behind.start()
+        return self._behind.finish(timeout_s)
 
     def _scan(self) -> list[Entry]:
         try:
@@ -187,41 +179,7 @@ class DiskCache(Generic[S]):
         if pending is not None and pending.is_detached:
             self._n_detached -= pending.entry.n_bytes
 
-    def _add_job(self, key: bytes) -> None:
-        self._jobs.append(key)
-        self._start_writer()
-
-    def _start_writer(self) -> None:
-        if self._writer is None:
-            writer = threading.Thread(target=self._write, name="naiad-disk", daemon=True)
-            try:
-                writer.start()
-            except RuntimeError as error:  # no more threads
-                self._pause(error, PAUSE_S)
-            else:
-                self._writer = writer
-
-    # -- the writer thread -----------------------------------------------------------------------
-
-    def _write(self) -> None:
-        give_way()
-        with self._lock:
-            self._lock.wait_for(lambda: self._is_hurried, _REST_S)
-        while (key := self._next_job()) is not None:
-            try:
-                self._do(key)
-            except Exception as error:
-                self._pause(error, PAUSE_S)
-
-    def _next_job(self) -> bytes | None:
-        self._apply_touches()
-        with self._lock:
-            if self._jobs:
-                return self._jobs.popleft()
-            self._writer = None
-            self._is_hurried = False
-            self._lock.notify_all()
-            return None
+    # -- behind the engine's back ----------------------------------------------------------------
 
     def _do(self, key: bytes) -> None:
         with self._lock:
@@ -277,15 +235,18 @@ class DiskCache(Generic[S]):
                 self._forget(each)
 
     def _apply_touches(self) -> None:
-        while self._touched:
-            key, used_ns = self._touched.popitem()
+        while True:
+            try:
+                key, used_ns = self._touched.popitem()
+            except KeyError:  # no more of them; another thread may take some too
+                return
             if key in self._held and key not in self._pending:
                 try:
                     os.utime(self._path(key), ns=(used_ns, used_ns))
                 except OSError as error:
                     logger.debug("%s: %s", self._path(key), error)
 
-    def _pause(self, error: Exception, seconds: float) -> None:
+    def _pause(self, error: Exception, seconds: float = PAUSE_S) -> None:
         """Give up what waits to be written, and write nothing for a while."""
         level = logging.DEBUG if self._has_warned else logging.WARNING
         logger.log(level, "the disk cache cannot be written to %s: %s", self.folder, error)

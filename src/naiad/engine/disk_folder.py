@@ -12,6 +12,7 @@ import json
 import os
 import re
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -42,8 +43,10 @@ def block_name(key: bytes) -> str:
 
 
 def draft_name(stem: str) -> str:
-    """Of the file that becomes another one when it is complete."""
-    return f".{stem}.{os.getpid()}.tmp"
+    """Of the file that becomes another one when it is complete: this thread's, for two may be at it
+    where one got no processor in the middle of it.
+    """
+    return f".{stem}.{threading.get_native_id()}.tmp"
 
 
 def key_named(name: str) -> bytes | None:

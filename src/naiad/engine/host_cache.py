@@ -16,39 +16,48 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
-from naiad.engine.blocks import BLOCK, Block, Entry, Match, Store, below, best_child, grow, path_of
+from naiad.engine.blocks import (
+    BLOCK,
+    Block,
+    Counts,
+    Entry,
+    Match,
+    Store,
+    below,
+    best_child,
+    grow,
+    path_of,
+)
+from naiad.engine.fetching import Fetcher
+from naiad.types import CacheCounts
 
-__all__ = ["BLOCK", "Block", "Counts", "HostCache", "Match"]
+__all__ = ["BLOCK", "Block", "HostCache", "Match"]
 
 S = TypeVar("S")
-
-
-@dataclass(slots=True)
-class Counts:
-    """What became of lookups since the start, in blocks; bytes where it says so."""
-
-    n_from_memory: int = 0
-    n_from_disk: int = 0
-    n_bytes_from_disk: int = 0
-    n_lost: int = 0  # the store was believed to have it, and had not
-    n_saved: int = 0
 
 
 class HostCache(Generic[S]):
     """The tree. capacity: bytes of saved state it may hold in memory; 0 keeps nothing there.
 
-    n_bytes: bytes of state in memory now.
+    weigh: the bytes of memory that a state takes, where they are not those it is said to have.
+    n_bytes: bytes of memory that states take now.
     """
 
-    def __init__(self, capacity: int, store: Store[S] | None = None) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        store: Store[S] | None = None,
+        weigh: Callable[[S], int] | None = None,
+    ) -> None:
         self.capacity = capacity
         self.n_bytes = 0
         self.counts = Counts()
         self._store = store
+        self._weigh = weigh
+        self._fetcher = Fetcher[Block[S], S](self._read)
         self._roots: dict[bytes, Block[S]] = {}
         self._in_memory: OrderedDict[Block[S], None] = OrderedDict()  # least recently used first
         self._in_store: OrderedDict[Block[S], None] = OrderedDict()
@@ -59,6 +68,9 @@ class HostCache(Generic[S]):
     @property
     def n_blocks_in_store(self) -> int:
         return len(self._in_store)
+
+    def told(self) -> CacheCounts:
+        return self.counts.told(self.n_bytes, self._store.n_bytes if self._store else 0)
 
     # -- lookup ----------------------------------------------------------------------------------
 
@@ -86,6 +98,7 @@ class HostCache(Generic[S]):
 
         None when the store has lost it: then it is no longer in the tree, nor is what follows it.
         """
+        self._take_fetched()
         if block.state is not None:
             self.counts.n_from_memory += 1
             return block.state
@@ -96,11 +109,40 @@ class HostCache(Generic[S]):
                 self.counts.n_lost += 1
                 self._remove(block)
         if state is not None:
-            self.counts.n_from_disk += 1
-            self.counts.n_bytes_from_disk += block.n_bytes
-            self._take(block, state)
-            self._evict(block)
+            self._came_from_disk(block, state)
         return state
+
+    def fetch(self, blocks: Iterable[Block[S]], fetched: set[object]) -> bool:
+        """Let those that only the store holds be read by another thread. True: some are coming.
+
+        fetched: whom this caller has asked for; a block that came and had to go again is not asked
+        for twice, but read by `state_of`.
+        """
+        self._take_fetched()
+        cold = [b for b in blocks if b.state is None and b not in fetched and self._is_stored(b)]
+        fetched.update(cold)
+        self._fetcher.ask(cold)
+        return self._fetcher.is_coming(fetched)
+
+    def _take_fetched(self) -> None:
+        for block, state in self._fetcher.take():
+            if block.state is not None or block not in self._in_store:
+                continue  # it came another way, or was given up meanwhile
+            if state is None:
+                self.counts.n_lost += 1
+                self._remove(block)
+            else:
+                self._came_from_disk(block, state)
+
+    def _came_from_disk(self, block: Block[S], state: S) -> None:
+        self.counts.n_from_disk += 1
+        self.counts.n_bytes_from_disk += block.n_bytes
+        self._take(block, state)
+        self._evict(block)
+
+    def _read(self, block: Block[S]) -> S | None:
+        """Any thread."""
+        return self._store.get(block.key) if self._store else None
 
     def recent_paths(self, namespace: str, most: int) -> list[list[Block[S]]]:
         """The blocks from the root to each leaf, the leaves used last first, at most `most`."""
@@ -197,11 +239,12 @@ class HostCache(Generic[S]):
     def _take(self, block: Block[S], state: S) -> None:
         """Into memory. The caller evicts."""
         block.state = state
-        self.n_bytes += block.n_bytes
+        block.n_held = self._weigh(state) if self._weigh else block.n_bytes
+        self.n_bytes += block.n_held
         self._in_memory[block] = None
 
     def _evict(self, newest: Block[S]) -> None:
-        if newest.n_bytes > self.capacity and newest in self._in_memory:
+        if newest.n_held > self.capacity and newest in self._in_memory:
             self._let_go(newest)  # or all the others would have to go in vain
         while self.n_bytes > self.capacity:
             self._let_go(next(iter(self._in_memory)))
@@ -212,7 +255,7 @@ class HostCache(Generic[S]):
             self._remove(block)
             return
         del self._in_memory[block]
-        self.n_bytes -= block.n_bytes
+        self.n_bytes -= block.n_held
         block.state = None
 
     def _remove(self, block: Block[S]) -> None:
@@ -222,7 +265,7 @@ class HostCache(Generic[S]):
         for node in (block, *below(block)):
             if node in self._in_memory:
                 del self._in_memory[node]
-                self.n_bytes -= node.n_bytes
+                self.n_bytes -= node.n_held
             if self._store is not None and node in self._in_store:
                 del self._in_store[node]
                 self._store.remove(node.key)
@@ -295,7 +338,7 @@ class HostCache(Generic[S]):
         in_memory = {block for block in blocks if block.state is not None}
         assert self._in_memory.keys() == in_memory
         assert self._in_store.keys() <= set(blocks)
-        assert self.n_bytes == sum(b.n_bytes for b in in_memory)
+        assert self.n_bytes == sum(b.n_held for b in in_memory)
         assert self.n_bytes <= self.capacity
         for block in blocks:
             assert block.parent is not None

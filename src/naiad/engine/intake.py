@@ -133,6 +133,8 @@ class Intake:
         resident = self._find(sequence)
         if resident.n_coming - max(resident.n_ready, sequence.n_held) >= _WORTH_WAITING:
             return  # another request is computing this very prefix: share it
+        if self._running and self._rules.can_reuse and self._prefix.is_coming(sequence, resident):
+            return  # nobody who streams waits for the disk
         if self._send_to_lane(sequence, resident):
             return
         if self.has_room_for(sequence, resident):

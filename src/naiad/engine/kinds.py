@@ -12,6 +12,7 @@ from naiad.engine.prefix import PrefixCache
 from naiad.engine.stream_pool import StreamPool
 from naiad.engine.whole_cache import WholeCache
 from naiad.engine.whole_pool import WholePool
+from naiad.native.buffers import bytes_held
 
 
 def pool_and_cache(
@@ -31,7 +32,7 @@ def pool_and_cache(
     """
     if can_cut and kv_unified:
         blocks = Pool(memory, n_slots, window)
-        return blocks, PrefixCache(blocks, HostCache[State](host_cache_bytes, store))
+        return blocks, PrefixCache(blocks, HostCache(host_cache_bytes, store, bytes_held))
     pool = StreamPool(memory, n_slots, window) if can_cut else WholePool(memory, n_slots)
-    host = Checkpoints[State](host_cache_bytes, store)
+    host = Checkpoints(host_cache_bytes, store, bytes_held)
     return pool, WholeCache(pool, host, can_cut=can_cut, keeps_parked=not kv_unified)

@@ -263,6 +263,7 @@ def _context_params(
         flash_attention=choice.flash_attention,
         kv_type=choice.kv_type,
         kv_unified=choice.kv_unified,
+        stock_bytes=room.stock_bytes,
     )
 
 

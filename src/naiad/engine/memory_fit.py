@@ -25,6 +25,8 @@ POOL_ENOUGH = 65536
 POOL_SHARE = 0.25
 #: The share of free memory that may be used when asked: Python and other programs need some too.
 USABLE_SHARE = 0.85
+#: What a context may prepare for saved states: so many bytes, and this share of what is free.
+MOST_STOCK, STOCK_SHARE = 128 << 20, 1 / 32
 #: Vectors of the model's width that a step keeps for each token, beside logits and attention.
 _VECTORS_PER_TOKEN = 16
 MIB = 1 << 20
@@ -48,7 +50,8 @@ class Wish:
     """What is to be held. ctx and host_cache_mib: None when nobody asked for a number.
 
     most_parked: finished sequences that may stay; in streams each of them has cells of its own.
-    can_cut: see CoreLimits.
+    can_cut: see CoreLimits. stock_bytes: memory prepared for saved states, in each context; `fit`
+    sets it.
     """
 
     parallel: int
@@ -60,6 +63,7 @@ class Wish:
     kv_unified: bool = True
     can_cut: bool = True
     has_lane: bool = False
+    stock_bytes: int = 0
 
     @property
     def n_scratch(self) -> int:
@@ -73,6 +77,7 @@ class MemoryFit:
 
     n_ctx: tokens one request may use; n_cells: cells of the context, all sequences together;
     n_parked: finished sequences it has ids for; lane_cells: those of the lane's context, 0 without.
+    stock_bytes: memory that each context may prepare for saved states.
     arithmetic: the sum, for people.
     """
 
@@ -81,6 +86,7 @@ class MemoryFit:
     n_parked: int
     lane_cells: int
     host_cache_bytes: int
+    stock_bytes: int
     arithmetic: str
 
     @property
@@ -117,8 +123,13 @@ class _Sum:
         return main + (lane if self.lane_cells else 0)
 
     @property
+    def stock(self) -> int:
+        return self.wish.stock_bytes * (2 if self.lane_cells else 1)
+
+    @property
     def total(self) -> int:
-        return self.shape.mapped_bytes + self.cells + self.compute + self.host_cache
+        own = self.cells + self.compute + self.stock
+        return self.shape.mapped_bytes + own + self.host_cache
 
     def __str__(self) -> str:
         lane = f", {self.lane_cells} of them of the prefill lane" if self.lane_cells else ""
@@ -127,6 +138,7 @@ class _Sum:
             f"model {self.shape.mapped_bytes // MIB} MiB",
             f"{cells} cells x {self.shape.bytes_per_cell} bytes{lane} = {self.cells // MIB} MiB",
             f"buffers of a step {self.compute // MIB} MiB",
+            f"buffers of saved states {self.stock // MIB} MiB",
         ]
         if self.host_cache:
             parts.append(f"host cache {self.host_cache // MIB} MiB")
@@ -155,6 +167,7 @@ def fit(shape: ModelShape, wish: Wish, free_bytes: int) -> MemoryFit:
         ConfigError: not even that holds what was asked for. The message shows the arithmetic;
             param is ctx, parallel or host_cache_mib.
     """
+    wish = replace(wish, stock_bytes=min(MOST_STOCK, int(free_bytes * STOCK_SHARE)))
     asked_cache = (wish.host_cache_mib or 0) * MIB
     usable = int(free_bytes * USABLE_SHARE)
     most = _most_tokens(shape, wish, usable - asked_cache)
@@ -172,6 +185,7 @@ def fit(shape: ModelShape, wish: Wish, free_bytes: int) -> MemoryFit:
         n_parked=chosen.n_parked,
         lane_cells=chosen.lane_cells,
         host_cache_bytes=cache,
+        stock_bytes=wish.stock_bytes,
         arithmetic=f"{chosen}; {free_bytes // MIB} MiB free",
     )
 

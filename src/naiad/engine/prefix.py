@@ -81,9 +81,17 @@ class PrefixCache:
         n_resident = resident.n_ready if resident.n_ready >= MIN_REUSE else 0
         return max(n_resident, n_host, sequence.n_held)
 
+    def is_coming(self, sequence: Sequence, resident: Resident) -> bool:
+        """Whether what it needs of the disk is being read; asked again, it will be there."""
+        n_here = max(resident.n_ready, sequence.n_held)
+        needed = [block for block, _ in self._matches(sequence) if block.end > n_here]
+        return self.host.fetch(needed, sequence.fetched)
+
     def _matches(self, sequence: Sequence) -> list[tuple[Block[State], int]]:
         known = sequence.tokens[: len(sequence.tokens) - 1]
         matches = self.host.match(sequence.job.namespace, known)
+        if sum(match.n_tokens for match in matches) < MIN_REUSE:
+            return []  # every prompt begins with the same token
         return [(match.block, match.n_tokens) for match in matches]
 
     def find_moves(self, sequence: Sequence, start: int) -> list[Move]:

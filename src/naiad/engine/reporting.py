@@ -1,13 +1,31 @@
-"""Progress of requests that asked for it: only what changed, and only until their first item."""
+"""What the worker tells beside the streams, and only when it has changed: progress, the cache."""
 
 from __future__ import annotations
 
-from naiad.engine.base import Core, CoreJob, ReportsProgress
+from naiad.engine.base import Core, CoreJob, CountsCache, ReportsProgress
 from naiad.ipc.messages import ProgressItem, StreamItem
+from naiad.types import CacheCounts
+
+
+class CacheReporter:
+    """Looks at a core's cache when asked to. A core that keeps nothing: costs nothing."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core if isinstance(core, CountsCache) else None
+        self._told = CacheCounts()
+
+    def news(self) -> CacheCounts | None:
+        """The counts, if they are not those that were told last."""
+        if self._core is None:
+            return None
+        last, self._told = self._told, self._core.cache_counts()
+        return None if self._told == last else self._told
 
 
 class ProgressReporter:
-    """Looks at a core after each step. Nobody asked, or a core that cannot tell: costs nothing."""
+    """Of requests that asked for it, until their first item.
+
+    Looks at a core after each step. Nobody asked, or a core that cannot tell: costs nothing."""
 
     def __init__(self, core: Core) -> None:
         self._core = core if isinstance(core, ReportsProgress) else None

@@ -47,6 +47,7 @@ class Sequence:
     spans: cells computed so far that are held outside the pool, without gaps from 0 on: of a
     sequence in the lane or put back; empty while it has a slot. moves: pieces of an earlier
     sequence that the lane will shift in. is_lane_shut: only the pool may compute it.
+    fetched: states that were asked of the disk for it, each once.
     stop: a step ends after so many tokens, where a state of the prompt is to be kept; 0: nowhere.
     since: time.monotonic() of its arrival. top, n_moved: see compaction.
     """
@@ -61,6 +62,7 @@ class Sequence:
     spans: list[Span] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
     is_lane_shut: bool = False
+    fetched: set[object] = field(default_factory=set)
     stop: int = 0
     since: float = field(default_factory=time.monotonic)
     top: int = 0

@@ -39,7 +39,7 @@ class Said:
 
     error, code: why, when it is an error; see naiad.errors.
 
-    logprobs: one for each token, where the stream asks for them.
+    sizes: bytes of each token. logprobs: one for each token, where the stream asks for them.
 
     n_drafted: of the draft, the first tokens that were chosen. is_rewound: earlier tokens were
     taken back, so the sequence's cells may reach too far.
@@ -52,6 +52,7 @@ class Said:
     code: str = EngineFailed.code
     n_drafted: int = 0
     is_rewound: bool = False
+    sizes: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
@@ -174,6 +175,7 @@ class Voice:
         if self._watch is None:
             said.tokens.append(token)
             said.data += piece
+            said.sizes.append(len(piece))
         else:
             self._held.append(token)
         self._find_end(token, is_end, said)
@@ -265,7 +267,8 @@ class Voice:
         said.tokens, self._held = self._held[:n_safe], self._held[n_safe:]
         said.logprobs = self._held_logprobs[:n_safe]
         del self._held_logprobs[:n_safe]
-        said.data = b"".join(map(self._piece, said.tokens))
+        pieces = [self._piece(token) for token in said.tokens]
+        said.data, said.sizes = b"".join(pieces), [len(piece) for piece in pieces]
         self._n_rewinds = 0
         first_held = self._sequence.position - len(self._held)
         self._banned = {at: ids for at, ids in self._banned.items() if at >= first_held}

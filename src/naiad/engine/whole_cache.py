@@ -81,6 +81,13 @@ class WholeCache:
         """Tokens of its prompt that need not be computed, wherever they are."""
         return max(resident.n_ready, self._saved(sequence)[1], sequence.n_held)
 
+    def is_coming(self, sequence: Sequence, resident: Resident) -> bool:
+        """Whether what it needs of the disk is being read; asked again, it will be there."""
+        checkpoint, n = self._saved(sequence)
+        if checkpoint is None or n <= max(resident.n_ready, sequence.n_held):
+            return False
+        return self.host.fetch(checkpoint, sequence.fetched)
+
     def _saved(self, sequence: Sequence) -> tuple[Checkpoint[State] | None, int]:
         """The best saved state and how many of its tokens are of use."""
         known = sequence.tokens[:-1]

@@ -43,13 +43,14 @@ from naiad.engine.base import (
     Wakes,
 )
 from naiad.engine.embedding import Embedding
-from naiad.engine.reporting import ProgressReporter
+from naiad.engine.reporting import CacheReporter, ProgressReporter
 from naiad.engine.saving import save
 from naiad.errors import EngineUnavailable, InternalError, NaiadError
 from naiad.ipc.channel import FrameRefused, WorkerChannel
 from naiad.ipc.messages import (
     Abort,
     AnyCommand,
+    CacheTold,
     CallFailed,
     Detokenize,
     Detokenized,
@@ -133,6 +134,7 @@ class Worker:
         self._steps = 0
         self._exit_code = EXIT_OK
         self._live: set[int] = set()  # uids whose last item is still to come
+        self._cache: CacheReporter | None = None  # once there is a core
         self._save_until = 0.0  # time.monotonic(), once told to end
         # Bounded by the front's admission: one job and at most one abort per request in flight.
         self._queue: queue.SimpleQueue[CoreJob | Abort | Shutdown | _Wake] = queue.SimpleQueue()
@@ -162,7 +164,7 @@ class Worker:
             self._exit_code = EXIT_LOAD_FAILED
             return
         core = backend.core
-        reporter = ProgressReporter(core)
+        reporter, self._cache = ProgressReporter(core), CacheReporter(core)
         if isinstance(core, Wakes):
             core.set_waker(lambda: self._queue.put(_WAKE))
         gc.freeze()  # what is loaded stays: the collector need not walk it between tokens
@@ -170,8 +172,11 @@ class Worker:
             items = core.step()
             if items:
                 self._steps += 1
-                self._live.difference_update([i.uid for i in items if i.finish is not None])
+                ended = [item.uid for item in items if item.finish is not None]
+                self._live.difference_update(ended)
                 self.channel.send(StepDone(self.epoch, self._steps, items))
+                if ended:
+                    self._tell_of_cache()
             if news := reporter.news(items):
                 self.channel.send(Progressed(self.epoch, news))
         if self._save_until:
@@ -203,7 +208,13 @@ class Worker:
         command = self._poll(IDLE_DELAY_S)
         while command is None and core.idle_slice():
             command = self._poll(0)
+        if command is None:
+            self._tell_of_cache()  # as it is after what was saved meanwhile
         return command or self._queue.get()
+
+    def _tell_of_cache(self) -> None:
+        if self._cache is not None and (counts := self._cache.news()):
+            self.channel.send(CacheTold(self.epoch, counts))
 
     def _poll(self, timeout: float) -> CoreJob | Abort | Shutdown | _Wake | None:
         try:

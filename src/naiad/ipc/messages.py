@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from naiad.types import (
+    CacheCounts,
     FinishReason,
     Grammar,
     ModelInfo,
@@ -153,6 +154,7 @@ class StreamItem(msgspec.Struct, frozen=True, array_like=True):
     error: (code, message) when finish is "error".
     logprobs: one for each of the tokens, in streams that ask for them.
     n_dropped: tokens that were given up so far to stay within the context.
+    sizes: bytes of each of the tokens, where there are several.
     """
 
     uid: int
@@ -164,6 +166,7 @@ class StreamItem(msgspec.Struct, frozen=True, array_like=True):
     error: tuple[str, str] | None = None
     logprobs: list[TokenLogprob] | None = None
     n_dropped: int = 0
+    sizes: list[int] | None = None
 
 
 class StepDone(Event, frozen=True, tag=True, array_like=True):
@@ -197,6 +200,14 @@ class Progressed(Event, frozen=True, tag=True, array_like=True):
     """
 
     items: list[ProgressItem]
+
+
+class CacheTold(Event, frozen=True, tag=True, array_like=True):
+    """What became of the prefix cache: sent when a stream has ended, and before the worker rests,
+    if it has changed.
+    """
+
+    counts: CacheCounts
 
 
 class Tokenized(Event, frozen=True, tag=True, array_like=True):
@@ -247,6 +258,7 @@ AnyEvent = (
     | Refused
     | StepDone
     | Progressed
+    | CacheTold
     | Tokenized
     | Detokenized
     | Embedded

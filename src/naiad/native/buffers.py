@@ -19,8 +19,6 @@ from naiad.native.threads import give_way
 
 import ctypes  # isort: skip
 
-#: Bytes prepared at most.
-LIMIT = 128 << 20
 #: Smaller pieces are not worth the trouble.
 LEAST = 256 << 10
 
@@ -33,8 +31,8 @@ class TouchedBuffers:
     What is taken belongs to the taker and does not come back.
     """
 
-    def __init__(self, limit: int = LIMIT) -> None:
-        """limit: bytes in stock at most; 0 or more."""
+    def __init__(self, limit: int) -> None:
+        """limit: bytes in stock at most; 0 for none."""
         self._limit = limit
         self._changed = threading.Condition()  # over all below
         self._stock: OrderedDict[int, list[Buffer]] = OrderedDict()  # by size, asked for last: last
@@ -116,6 +114,12 @@ class TouchedBuffers:
         oldest = next(size for size, buffers in self._stock.items() if buffers)
         self._stock[oldest].pop()
         self.n_bytes -= oldest
+
+
+def bytes_held(buffer: Buffer) -> int:
+    """The bytes of memory that an array keeps: those of the one that it is the beginning of."""
+    whole = buffer.base
+    return whole.nbytes if isinstance(whole, np.ndarray) else buffer.nbytes
 
 
 def rounded_up(size: int) -> int:

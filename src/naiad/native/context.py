@@ -41,6 +41,7 @@ class ContextParams:
     """How a context is made. n_ctx: cells of the pool; n_batch, n_ubatch: tokens.
 
     embeddings: the hidden states of tokens can be read as well, each for itself.
+    stock_bytes: memory that may be prepared for saved states; see TouchedBuffers.
     """
 
     n_ctx: int
@@ -52,6 +53,7 @@ class ContextParams:
     kv_type: str = "f16"
     kv_unified: bool = True
     embeddings: bool = False
+    stock_bytes: int = 0
 
 
 class AbortFlag:
@@ -90,7 +92,7 @@ class Context:
             why = "; ".join(library.recent_errors()[:2]) or "not enough memory"
             raise ModelFileError(f"cannot make a context of {params.n_ctx} cells: {why}")
         self._resources.callback(lib.llama_free, self.handle)
-        self.buffers = TouchedBuffers()
+        self.buffers = TouchedBuffers(params.stock_bytes)
         self._resources.callback(self.buffers.close)
         self.memory = Memory(self)
         self._n_vocab = model.vocab.n_tokens

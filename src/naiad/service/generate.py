@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import msgspec
@@ -51,6 +51,7 @@ class Generation:
         "_end",
         "_entry",
         "_first_text",
+        "_has_stops",
         "_is_over",
         "_keeps_stop",
         "_logprobs",
@@ -88,6 +89,7 @@ class Generation:
         self.finished: Finished | None = None  # set as soon as the end is known
         self._stream = stream
         self._text = StreamText(stops)
+        self._has_stops = any(stops)
         self._keeps_stop = keeps_stop
         self._channels = channels
         self._alignment = Alignment() if has_logprobs else None
@@ -196,14 +198,14 @@ class Generation:
 
     def _take(self, batch: TokenBatch) -> str:
         """Account for a batch and return the text that it releases."""
-        n_tokens = len(batch.tokens)
-        self._n_tokens += n_tokens
-        self._n_held += n_tokens
-        if self._prompt_ids is not None:
-            self._answer_ids += batch.tokens
         if batch.n_cached:
             self._n_cached = batch.n_cached
-        text, stop = self._text.feed(batch.data, may_stop=self._n_tokens > self._n_unstopped)
+        n_before = self._n_tokens
+        text, stop = self._feed(batch)
+        n_tokens = self._n_tokens - n_before
+        self._n_held += n_tokens
+        if self._prompt_ids is not None:
+            self._answer_ids += batch.tokens[:n_tokens]
         if stop is not None:
             if batch.finish is None:
                 self._stop()
@@ -218,6 +220,21 @@ class Generation:
                 self._alignment.begins(told)
             self._logprobs = self._alignment.released(text)
         return text
+
+    def _feed(self, batch: TokenBatch) -> tuple[str, str | None]:
+        """The text that a batch releases, and the stop string that ended it.
+
+        Where there are stop strings, token by token: what a step or a slow reader brought beyond
+        the end does not count, so counts do not depend on how tokens came.
+        """
+        text = ""
+        for n_tokens, data in _pieces(batch, apart=self._has_stops):
+            self._n_tokens += n_tokens
+            more, stop = self._text.feed(data, may_stop=self._n_tokens > self._n_unstopped)
+            text += more
+            if stop is not None:
+                return text, stop
+        return text, None
 
     def _finish_as(self, reason: FinishReason, error: NaiadError | None) -> None:
         """End as the engine says, unless the text that was held back made up a stop after all."""
@@ -305,6 +322,16 @@ class Generation:
             self._place.started()
         if self._channels is None:
             self._entry.pieces.append(text)
+
+
+def _pieces(batch: TokenBatch, *, apart: bool) -> Iterator[tuple[int, bytes]]:
+    """(tokens, their bytes): each for itself, or all at once."""
+    at = 0
+    sizes = batch.sizes[:-1] if apart else ()
+    for size in sizes:
+        yield 1, batch.data[at : at + size]
+        at += size
+    yield len(batch.tokens) - len(sizes), batch.data[at:]
 
 
 def _add_to(calls: list[ToolCall], piece: ToolCallDelta) -> None:

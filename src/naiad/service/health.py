@@ -25,8 +25,12 @@ def is_ready(status: EngineStatus) -> bool:
     return status.state in {EngineState.READY, EngineState.UNLOADED}
 
 
-def report(status: EngineStatus, n_in_flight: int) -> dict[str, Any]:
-    """The body of /health; `engine` holds the fields of EngineSettings, defaults until known."""
+def report(status: EngineStatus, n_in_flight: int, n_waiting_tokens: int) -> dict[str, Any]:
+    """The body of /health.
+
+    `engine` holds the fields of EngineSettings, defaults until known; `cache` those of CacheCounts.
+    waiting_tokens: of prompts whose answers have no text yet, about.
+    """
     model = status.model
     ready = is_ready(status)
     return {
@@ -40,5 +44,7 @@ def report(status: EngineStatus, n_in_flight: int) -> dict[str, Any]:
         "restarts": status.restarts,
         "integrity_violations": status.integrity_violations,
         "in_flight": n_in_flight,
+        "waiting_tokens": n_waiting_tokens,
+        "cache": msgspec.to_builtins(status.cache),
         "version": __version__,
     }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from naiad.types import Finished
+import msgspec
+
+from naiad.types import CacheCounts, Finished
 
 Clock = Callable[[], float]
 
@@ -19,6 +21,8 @@ class Perf:
             is in flight).
         n_generations, n_failed, n_cancelled: ended ones, of which failed or cancelled.
         n_in_flight, n_queued: now; queued are those beyond what the engine runs at once.
+        n_waiting_tokens: of prompts whose answers have no text yet, about.
+        cache_n_from_memory and so on: the fields of naiad.types.CacheCounts.
         total_prompt_tokens, total_completion_tokens, total_cached_tokens: over all that ended.
         total_prompt_s, total_decode_s: seconds, over all that ended.
         last_prompt_tokens, last_completion_tokens, last_cached_tokens, last_seed,
@@ -57,7 +61,13 @@ class Perf:
         self._last["last_prompt_s"] = prompt_s
         self._last["last_decode_s"] = decode_s
 
-    def snapshot(self, n_in_flight: int, n_queued: int) -> dict[str, Any]:
+    def snapshot(
+        self,
+        n_in_flight: int,
+        n_queued: int,
+        n_waiting_tokens: int = 0,
+        cache: CacheCounts | None = None,
+    ) -> dict[str, Any]:
         """All counters, as the class describes them."""
         now = self._clock()
         return {
@@ -65,10 +75,16 @@ class Perf:
             "idle_s": 0.0 if n_in_flight else now - self._last_end,
             "n_in_flight": n_in_flight,
             "n_queued": n_queued,
+            "n_waiting_tokens": n_waiting_tokens,
+            **_prefixed("cache", msgspec.to_builtins(cache or CacheCounts())),
             **self._counts,
-            **{f"total_{name}": value for name, value in self._totals.items()},
+            **_prefixed("total", self._totals),
             **self._last,
         }
+
+
+def _prefixed(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in values.items()}
 
 
 _USAGE = ("prompt_tokens", "completion_tokens", "cached_tokens")

@@ -108,7 +108,8 @@ class Service:
 
     def health(self) -> dict[str, Any]:
         """The state of everything, as service.health describes it."""
-        return health.report(self._engine.status, self._admission.n_in_flight)
+        waits = self._admission
+        return health.report(self._engine.status, waits.n_in_flight, waits.n_tokens)
 
     @property
     def n_in_flight(self) -> int:
@@ -336,7 +337,8 @@ class Service:
     def perf(self) -> Mapping[str, Any]:
         """Counters; service.perf names them."""
         n_queued = self._admission.n_queued(self._parallel(self._engine.status.model))
-        return self._perf.snapshot(self._admission.n_in_flight, n_queued)
+        waits, cache = self._admission, self._engine.status.cache
+        return self._perf.snapshot(waits.n_in_flight, n_queued, waits.n_tokens, cache)
 
     def _known_model(self) -> ModelInfo:
         """The model, if it is loaded or can be. Raises EngineUnavailable."""

@@ -8,8 +8,8 @@ tokeniser needs no merges, and every token is three bytes long on the wire.
   or foreign token shows at once; a wrong cell of the KV cache does not.
 - `lookback` (lookback.py): the next character is the one after the character K places back, fetched
   by attention. A wrong, missing, shifted or foreign cell of the KV cache shows as a wrong token.
-- `hybrid` (recurrent.py): a recurrent state besides attention, so its past cannot be cut. A wrong
-  state shows like a wrong cell.
+- `hybrid` and `recurrent` (recurrent.py): a recurrent state besides attention, or nothing else, so
+  their past cannot be cut. A wrong state shows like a wrong cell.
 
 Building needs the `gguf` package, which is a development dependency.
 """
@@ -45,7 +45,7 @@ RIGHT_LOGIT = 40.0
 _FIRST_CODE_POINT = 0x4E00
 _TYPE_NORMAL, _TYPE_UNKNOWN, _TYPE_CONTROL, _TYPE_BYTE = 1, 2, 3, 6
 #: Part of the cached file's name: raise it when a builder's output changes.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def character(n: int) -> str:
@@ -183,21 +183,26 @@ def exact_model(name: str, directory: Path) -> Path:
     """The path of an exact model in `directory`, built on first use.
 
     Args:
-        name: "watermark", "hybrid", "lookback" (40 places back) or "lookback-K", K from 1 to 2000.
+        name: "watermark", "hybrid", "recurrent", "lookback" (40 places back) or "lookback-K", K
+            from 1 to 2000.
 
     Raises:
         InvalidRequest: there is no model of that name.
     """
     from naiad.testing.lookback import build_lookback
-    from naiad.testing.recurrent import build_hybrid
+    from naiad.testing.recurrent import build_hybrid, build_recurrent
     from naiad.testing.watermark import build_watermark
 
     kind, _, back = name.partition("-")
     path = directory / f"{name}.v{_FORMAT}.gguf"
-    fixed = {"watermark": build_watermark, "hybrid": build_hybrid}
+    fixed = {
+        "watermark": build_watermark,
+        "hybrid": build_hybrid,
+        "recurrent": build_recurrent,
+    }
     if name not in fixed and (kind != "lookback" or (back and not back.isdecimal())):
         raise InvalidRequest(
-            f"no exact model is named {name!r}: watermark, hybrid, lookback, lookback-K"
+            f"no exact model is named {name!r}: watermark, hybrid, recurrent, lookback, lookback-K"
         )
     if path.exists():
         return path

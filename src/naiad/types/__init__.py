@@ -22,7 +22,7 @@ from naiad.types.events import (
     ToolCallDelta,
     Usage,
 )
-from naiad.types.model import EngineSettings, ModelInfo, Residency
+from naiad.types.model import CacheCounts, EngineSettings, ModelInfo, Residency
 from naiad.types.requests import (
     Caller,
     ChatMessage,
@@ -39,6 +39,7 @@ from naiad.types.sampling import Grammar, ReasoningLimit, SamplingParams, Trim
 from naiad.types.stories import SavedStory, SharedTurn
 
 __all__ = [
+    "CacheCounts",
     "Caller",
     "ChatMessage",
     "ChatPrompt",

@@ -33,6 +33,21 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     build: str = ""  # llama.cpp's system-info line
 
 
+class CacheCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the prefix cache since the engine was started, as /health reports it.
+
+    Counted in states: blocks of up to 128 tokens, or whole sequences where blocks cannot be.
+    """
+
+    n_from_memory: int = 0  # states that prompts were begun with, from host memory
+    n_from_disk: int = 0  # states that were read from disk for a prompt
+    n_bytes_from_disk: int = 0
+    n_lost: int = 0  # states that should have been on disk and were not, or were damaged
+    n_saved: int = 0
+    n_bytes_in_memory: int = 0  # now
+    n_bytes_on_disk: int = 0  # now, of this model and build
+
+
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What the front needs to know of the loaded model."""
 

@@ -36,6 +36,26 @@ _PLAIN = {
         "Tokens of prompts that were reused instead of computed.",
         "total_cached_tokens",
     ),
+    "naiad_prompt_tokens_waiting": (
+        "gauge",
+        "Tokens of prompts whose answers have no text yet, about.",
+        "n_waiting_tokens",
+    ),
+    "naiad_cache_states_saved_total": (
+        "counter",
+        "States (blocks or whole sequences) that were saved, since the engine was started.",
+        "cache_n_saved",
+    ),
+    "naiad_cache_states_lost_total": (
+        "counter",
+        "States that should have been on disk and were gone or damaged.",
+        "cache_n_lost",
+    ),
+    "naiad_cache_read_bytes_total": (
+        "counter",
+        "Bytes of states that were read from disk.",
+        "cache_n_bytes_from_disk",
+    ),
     "naiad_uptime_seconds": ("gauge", "Seconds since the server was started.", "uptime_s"),
 }
 
@@ -67,6 +87,15 @@ def _families(perf: Mapping[str, Any]) -> Iterator[str]:
         {"": _ratio(perf["total_completion_tokens"], perf["total_decode_s"])},
     )
     yield _family("naiad_requests_total", "counter", "Requests that ended.", _outcomes(perf))
+    reused = _tiers(perf["cache_n_from_memory"], perf["cache_n_from_disk"])
+    told = "States that prompts were begun with."
+    yield _family("naiad_cache_states_reused_total", "counter", told, reused)
+    held = _tiers(perf["cache_n_bytes_in_memory"], perf["cache_n_bytes_on_disk"])
+    yield _family("naiad_cache_bytes", "gauge", "Bytes of states that are kept.", held)
+
+
+def _tiers(memory: int, disk: int) -> dict[str, int]:
+    return {'{tier="memory"}': memory, '{tier="disk"}': disk}
 
 
 def _outcomes(perf: Mapping[str, Any]) -> dict[str, int]:

@@ -1,0 +1,281 @@
+"""States are read from disk beside the steps of running streams, never in their way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from fake_executor import FakeExecutor, FakeMemory, FakeVocab, answer
+from fake_whole import WholeExecutor, WholeMemory
+from naiad.engine import fetching
+from naiad.engine.base import CoreJob
+from naiad.engine.blocks import BLOCK, Entry
+from naiad.engine.core import CoreLimits, EngineCore
+from naiad.engine.executor import State
+from naiad.engine.fetching import Fetcher
+from naiad.types import SamplingParams
+
+GREEDY = SamplingParams(temperature=0)
+TALK = [1 + i % 50 for i in range(3 * BLOCK + 20)]
+OTHER = [3, 9, 27, 18, 54]
+
+
+class Shelf:
+    """A store that outlives its cores; who reads waits for `gate`."""
+
+    n_bytes = 0
+
+    def __init__(self) -> None:
+        self.kept: dict[bytes, tuple[Entry, State]] = {}
+        self.gate = threading.Event()
+        self.gate.set()
+        self.readers: list[threading.Thread] = []
+        self.n_asked = threading.Semaphore(0)
+
+    def root_key(self, namespace: str) -> bytes:
+        return namespace.encode()
+
+    def block_key(self, parent: bytes, tokens: list[int]) -> bytes:
+        return b"%d" % hash((parent, *tokens))
+
+    def entries(self) -> list[Entry]:
+        return [entry for entry, _ in self.kept.values()]
+
+    def has_room(self, n_bytes: int) -> bool:
+        return True
+
+    def fits(self, n_bytes: int) -> bool:
+        return True
+
+    def put(self, entry: Entry, state: State) -> bool:
+        self.kept[entry.key] = entry, state
+        return True
+
+    def holds(self, key: bytes) -> bool:
+        return key in self.kept
+
+    def detach(self, key: bytes) -> bool:
+        return key in self.kept
+
+    def get(self, key: bytes) -> State | None:
+        self.readers.append(threading.current_thread())
+        self.n_asked.release()
+        assert self.gate.wait(20)
+        found = self.kept.get(key)
+        return found[1] if found else None
+
+    def remove(self, key: bytes) -> None:
+        self.kept.pop(key, None)
+
+    def touch(self, key: bytes, start: int) -> None:
+        """Nothing here goes by age."""
+
+
+class Engine:
+    def __init__(self, shelf: Shelf, kind: str, host_cache_bytes: int = 1 << 22) -> None:
+        can_cut = kind == "blocks"
+        memory = FakeMemory(4000) if can_cut else WholeMemory(4000)
+        executor = FakeExecutor(memory=memory) if can_cut else WholeExecutor(memory=memory)
+        limits: dict[str, Any] = {"n_ctx": 2000, "pool_cells": 4000, "parallel": 3, "n_parked": 3}
+        self.core = EngineCore(
+            executor,
+            FakeVocab(),
+            CoreLimits(
+                **limits,
+                host_cache_bytes=host_cache_bytes,
+                can_cut=can_cut,
+                check_integrity=True,
+            ),
+            store=shelf,
+        )
+        self.said: dict[int, list[int]] = {}
+        self.n_cached: dict[int, int] = {}
+
+    def add(self, uid: int, prompt: list[int], n: int) -> None:
+        self.said[uid] = []
+        self.core.add(CoreJob(uid, tuple(prompt), n, GREEDY))
+
+    def step(self) -> None:
+        for item in self.core.step():
+            self.said[item.uid] += item.tokens
+            self.n_cached[item.uid] = item.n_cached
+
+    def run(self) -> None:
+        while self.core.has_work():
+            self.step()
+        while self.core.idle_slice():
+            pass
+
+
+@pytest.fixture(params=["blocks", "whole"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def shelf(kind: str) -> Shelf:
+    """Holds a conversation of an earlier life."""
+    shelf = Shelf()
+    engine = Engine(shelf, kind)
+    engine.add(1, TALK, 10)
+    engine.run()
+    assert shelf.kept
+    return shelf
+
+
+NEXT = [*TALK, *answer(TALK, 10), 5, 6, 7]
+
+
+def join_readers(shelf: Shelf) -> None:
+    for thread in set(shelf.readers) - {threading.current_thread()}:
+        thread.join(20)
+
+
+def steps_until(engine: Engine, uid: int) -> Iterator[int]:
+    n = 0
+    while uid not in engine.n_cached:
+        yield n
+        engine.step()
+        n += 1
+
+
+def test_streams_go_on_while_a_conversation_is_read(shelf: Shelf, kind: str) -> None:
+    engine = Engine(shelf, kind)
+    engine.add(1, OTHER, 200)
+    engine.step()
+    shelf.gate.clear()
+    engine.add(2, NEXT, 10)
+    for _ in range(30):
+        engine.step()
+    assert len(engine.said[1]) >= 30
+    assert 2 not in engine.n_cached
+    assert engine.core.progress() == []
+    assert shelf.n_asked.acquire(timeout=20)
+    shelf.gate.set()
+    for _ in steps_until(engine, 2):
+        join_readers(shelf)
+    assert threading.main_thread() not in shelf.readers
+    assert engine.n_cached[2] >= len(TALK) + 9
+    engine.run()
+    assert engine.said == {1: answer(OTHER, 200), 2: answer(NEXT, 10)}
+    assert engine.core.cache_counts().n_from_disk == len(shelf.readers)
+
+
+def test_where_nobody_streams_it_is_read_at_once(shelf: Shelf, kind: str) -> None:
+    engine = Engine(shelf, kind)
+    engine.add(1, NEXT, 10)
+    engine.run()
+    assert set(shelf.readers) == {threading.main_thread()}
+    assert engine.n_cached[1] >= len(TALK) + 9
+    assert engine.said[1] == answer(NEXT, 10)
+
+
+def test_a_first_token_that_all_share_is_not_read(shelf: Shelf, kind: str) -> None:
+    engine = Engine(shelf, kind)
+    prompt = [TALK[0], *OTHER, *[7] * 30]
+    for uid in (1, 2):  # alone, and beside a stream
+        engine.add(uid, [*prompt, uid], 100)
+        engine.step()
+    engine.run()
+    assert shelf.readers == []
+    assert engine.n_cached[1] == 0
+    assert engine.said[2] == answer([*prompt, 2], 100)
+
+
+def test_what_memory_cannot_hold_is_asked_for_once(shelf: Shelf, kind: str) -> None:
+    """Then it is read when it is used, rather than again and again."""
+    engine = Engine(shelf, kind, host_cache_bytes=0)
+    engine.add(1, OTHER, 100)
+    engine.step()
+    engine.add(2, NEXT, 10)
+    for _ in steps_until(engine, 2):
+        join_readers(shelf)
+    engine.run()
+    n_states = len(set(shelf.readers) & {threading.main_thread()})
+    assert n_states == 1
+    assert engine.said == {1: answer(OTHER, 100), 2: answer(NEXT, 10)}
+    assert engine.n_cached[2] >= len(TALK) + 9
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_what_is_lost_on_disk_is_computed(shelf: Shelf, kind: str, moment: str) -> None:
+    engine = Engine(shelf, kind)
+    engine.add(1, OTHER, 100)
+    engine.step()
+    shelf.gate.clear()
+    engine.add(2, NEXT, 10)
+    engine.step()
+    assert shelf.n_asked.acquire(timeout=20)
+    if moment == "before":  # nobody knows yet
+        shelf.get = lambda key: None  # type: ignore[method-assign]
+    last = [key for key, (entry, _) in shelf.kept.items() if entry.start == 0][-1]
+    del shelf.kept[last]
+    shelf.gate.set()
+    for _ in steps_until(engine, 2):
+        join_readers(shelf)
+    engine.run()
+    assert engine.n_cached[2] == 0
+    assert engine.said == {1: answer(OTHER, 100), 2: answer(NEXT, 10)}
+
+
+def test_one_that_leaves_while_it_is_read_harms_nothing(shelf: Shelf, kind: str) -> None:
+    engine = Engine(shelf, kind)
+    engine.add(1, OTHER, 60)
+    engine.step()
+    shelf.gate.clear()
+    engine.add(2, NEXT, 10)
+    engine.step()
+    engine.core.abort(2)
+    engine.core._prefix.host.clear()
+    shelf.gate.set()
+    join_readers(shelf)
+    engine.run()
+    engine.core._prefix.host.check_integrity()
+    engine.add(3, NEXT, 10)
+    engine.run()
+    assert engine.said[3] == answer(NEXT, 10)
+    assert engine.said[1] == answer(OTHER, 60)
+
+
+# -- the fetcher --------------------------------------------------------------------------------
+
+
+def test_each_is_read_once_in_order_and_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def note(key: int) -> int:
+        read.append(key)
+        return key * key
+
+    runs: list[Any] = []
+    monkeypatch.setattr(fetching, "in_a_thread", runs.append)
+    fetcher = Fetcher(note)
+    fetcher.ask([])
+    assert (runs, fetcher.take()) == ([], [])
+    fetcher.ask([3, 1])
+    fetcher.ask([1, 2])
+    assert len(runs) == 1
+    assert fetcher.is_coming({2})
+    runs[0]()
+    assert fetcher.is_coming({2})  # not taken yet
+    assert fetcher.take() == [(3, 9), (1, 1), (2, 4)]
+    assert not fetcher.is_coming({1, 2, 3})
+    fetcher.ask([3])
+    runs[1]()
+    assert (fetcher.take(), read) == ([(3, 9)], [3, 1, 2, 3])
+
+
+def test_without_threads_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(run: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(fetching, "in_a_thread", refuse)
+    fetcher = Fetcher(str)
+    fetcher.ask([1, 2])
+    assert not fetcher.is_coming({1, 2})
+    monkeypatch.setattr(fetching, "in_a_thread", lambda run: run())
+    fetcher.ask([1])
+    assert fetcher.take() == [(1, "1")]
