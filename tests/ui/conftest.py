@@ -131,7 +131,7 @@ def open_chat(
 
     def open_page(url: str, *, beside: Chat | None = None, **options: Any) -> Chat:
         context = beside.page.context if beside else browser.new_context(**(options or DESKTOP))
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(30_000)
         page = context.new_page()
         watcher.watch(page)
         pages.append(page)
