@@ -119,7 +119,7 @@ def runner() -> Iterator[asyncio.Runner]:
         yield made
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)  # three generations each
 @given(asked=conversations(), places=st.lists(st.integers(1, 80), max_size=12))
 def test_any_cutting_says_the_same(runner: asyncio.Runner, asked: Asked, places: list[int]) -> None:
     whole = runner.run(asked.told([]))
