@@ -232,10 +232,6 @@ class Runner:
         for name in ("bash", "dirname", "env"):
             (self.bin / name).symlink_to(str(shutil.which(name)))
         self.give("id", "echo 0")
-        self.suites = 0  # what the suites of others end with
-        (folder / ".venv" / "bin").mkdir(parents=True)
-        body = 'echo "suites" >> "$CALLS"; exit "$SUITES"'
-        script(folder / ".venv" / "bin" / "python", f"#!{shutil.which('sh')}\n{body}\n")
 
     def give(self, name: str, body: str = "") -> None:
         shell = shutil.which("sh")
@@ -247,7 +243,7 @@ class Runner:
         calls.unlink(missing_ok=True)
         done = subprocess.run(
             [self.folder / ".ci" / "run", *arguments],
-            env={"PATH": str(self.bin), "CALLS": str(calls), "SUITES": str(self.suites)},
+            env={"PATH": str(self.bin), "CALLS": str(calls)},
             capture_output=True,
             text=True,
             check=False,
@@ -261,12 +257,12 @@ def runner(tmp_path: Path) -> Runner:
     return Runner(tmp_path)
 
 
-def test_with_everything_there_only_the_tests_and_the_suites_run(runner: Runner) -> None:
+def test_with_everything_there_only_the_tests_run(runner: Runner) -> None:
     for name in ("c++", "make", "python3", "apt-get", "chromium"):
         runner.give(name)
     status, _, calls = runner.run("ARGS=-x")
     assert status == 0
-    assert calls == ["python3 -c import ensurepip, venv", "make test ARGS=-x", "suites"]
+    assert calls == ["python3 -c import ensurepip, venv", "make test ARGS=-x"]
 
 
 def test_a_browser_is_installed_where_none_is_and_missing_one_is_no_failure(runner: Runner) -> None:
@@ -276,7 +272,7 @@ def test_a_browser_is_installed_where_none_is_and_missing_one_is_no_failure(runn
     status, told, calls = runner.run()
     assert status == 0
     assert "skipped" in told
-    assert calls[-2:] == ["make test", "suites"]
+    assert calls[-1] == "make test"
     assert any("chromium" in call for call in calls)
 
 
@@ -294,7 +290,7 @@ def test_what_is_missing_is_installed(runner: Runner, lacking: str) -> None:
     assert (status, err) == (0, "")
     assert "apt-get update -qq" in calls
     assert "apt-get install -y -qq g++ make python3-venv" in calls
-    assert calls[-2:] == ["make test", "suites"]
+    assert calls[-1] == "make test"
 
 
 def test_without_a_package_manager_it_says_what_is_needed(runner: Runner) -> None:
@@ -309,20 +305,7 @@ def test_the_tests_status_is_the_runs(runner: Runner) -> None:
     runner.give("make", "exit 7")
     for name in ("g++", "python3"):
         runner.give(name)
-    status, _, calls = runner.run()
-    assert (status, calls[-1]) == (7, "make test")
-
-
-@pytest.mark.parametrize(("suites", "expected"), [(0, 0), (1, 1), (2, 0)])
-def test_suites_that_cannot_run_are_skipped_aloud(
-    runner: Runner, suites: int, expected: int
-) -> None:
-    for name in ("c++", "make", "python3", "chromium"):
-        runner.give(name)
-    runner.suites = suites
-    status, err, _ = runner.run()
-    assert status == expected
-    assert ("SKIPPED: the suites of others" in err) == (suites == 2)
+    assert runner.run()[0] == 7
 
 
 def test_the_workflow_runs_the_same_and_pins_what_it_uses() -> None:
