@@ -1,21 +1,26 @@
-"""Grammar bombs beside running streams: their gaps with and without, in one run.
+"""Grammar bombs beside running streams: their gaps with and without, in turns within one run.
 
-Streams run alone first, and then while one client sends bombs, one after another: nested groups,
-huge repetitions, references in circles, catastrophic expressions, a schema of ten megabytes. Every
-bomb has to be refused, or followed within its limits.
+A round is two windows of about the same length: some streams beside a client that sends bombs, one
+after another, and the same streams alone. The bombs are nested groups, huge repetitions, references
+in circles, catastrophic expressions, schemas of ten megabytes. Each has to be refused, or followed
+within its limits. The figure is p99 of all gaps beside over p99 of all gaps alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
 import json
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
 from common import Figure, Server, conclude, options, parse, run, serve, starter
 
 from naiad.bench.figures import percentile
@@ -24,58 +29,104 @@ from naiad.bench.prompts import story_prompt
 from naiad.bench.wire import Ask
 
 GAP_GROWTH = 1.1
-_TIMEOUT_S = 120.0
+_TIMEOUT_S = 60.0
+_MEGABYTES = 10_000_000
+#: Status codes of a deliberate answer: followed, refused, too large.
+_FOLLOWED, _REFUSED = (200,), (400, 413)
 
 
-def bombs() -> list[dict[str, Any]]:
+def bombs() -> dict[str, dict[str, Any]]:
     """Fields of a request, each of which asks for too much."""
     circle = {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}
-    many = {"type": "object", "properties": {f"p{i}": {} for i in range(4000)}}
-    deep: dict[str, Any] = {}
-    for _ in range(500):
-        deep = {"properties": {"a": deep}}
+    deep = '{"properties":{"a":' * 500 + "{}" + "}}" * 500
     held = [{"type": "string", "pattern": f".*{c}.*"} for c in "abcdefghijklmnop"]
-    return [
-        {"grammar": "root ::= " + "(" * 60_000 + '"a"' + ")" * 60_000},
-        {"guided_regex": "(" * 60_000 + "a" + ")" * 60_000},
-        {"grammar": 'root ::= "a"{1,100000000}'},
-        {"guided_regex": "((a{1000}){1000}){1000}"},
-        {"guided_regex": "(a|a)*(a*)*(a|b|ab)*c{50,90}(.*a.{20})"},
-        {"guided_regex": "(.*a.{18}b.*c.{18}){5}"},
-        {"grammar": 'root ::= root root | "a" | ""'},
-        {"guided_json": {"$ref": "#"}},
-        {"guided_json": {**circle, "$ref": "#/$defs/a"}},
-        {"guided_json": many},
-        {"guided_json": deep},
-        {"guided_json": {"allOf": held}},
-        {"guided_json": {"enum": ["x" * 10_000_000]}},
-    ]
+    return {
+        "nested groups, GBNF": {"grammar": "root ::= " + "(" * 60_000 + '"a"' + ")" * 60_000},
+        "nested groups, regex": {"guided_regex": "(" * 60_000 + "a" + ")" * 60_000},
+        "repetitions, GBNF": {"grammar": 'root ::= "a"{1,100000000}'},
+        "repetitions of repetitions": {"guided_regex": "((a{1000}){1000}){1000}"},
+        "catastrophic regex": {"guided_regex": "(a|a)*(a*)*(a|b|ab)*c{50,90}(.*a.{20})"},
+        "many states": {"guided_regex": "(.*a.{18}b.*c.{18}){5}"},
+        "left and right recursion": {"grammar": 'root ::= root root | "a" | ""'},
+        "reference to itself": {"guided_json": {"$ref": "#"}},
+        "references in a circle": {"guided_json": {**circle, "$ref": "#/$defs/a"}},
+        "many properties": {
+            "guided_json": {"type": "object", "properties": {f"p{i}": {} for i in range(4000)}}
+        },
+        "deep schema": {"guided_json": deep},
+        "patterns that all hold": {"guided_json": {"allOf": held}},
+        "10 MB in one text": {"guided_json": {"enum": ["x" * _MEGABYTES]}},
+        "10 MB of properties": {
+            "guided_json": {"properties": {f"p{i}": {} for i in range(_MEGABYTES // 13)}}
+        },
+        "10 MB of lists": {"guided_json": {"enum": [[]] * (_MEGABYTES // 4)}},
+    }
 
 
 @dataclass
 class Outcome:
-    """What became of the bombs. seconds: of each."""
+    """What became of the bombs: name -> status codes, and the longest answer in seconds."""
 
-    refused: int = 0
-    answered: int = 0
-    other: list[str] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    statuses: dict[str, set[int]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, status: int, seconds: float) -> None:
+        self.statuses.setdefault(name, set()).add(status)
+        self.seconds[name] = max(seconds, self.seconds.get(name, 0.0))
+
+    def names(self, statuses: tuple[int, ...]) -> list[str]:
+        """Bombs that were always answered with one of these."""
+        return [name for name, found in self.statuses.items() if found <= set(statuses)]
 
 
-async def throw(url: str, until: asyncio.Event, outcome: Outcome) -> None:
-    """Send bombs one after another, all of them once at least, until the event is set."""
-    bodies = [json.dumps({"prompt": "x", "max_tokens": 8, **one}).encode() for one in bombs()]
-    async with httpx.AsyncClient(timeout=_TIMEOUT_S) as client:
-        n = 0
-        while n < len(bodies) or not until.is_set():
-            began = time.perf_counter()
-            answer = await client.post(f"{url}/v1/completions", content=bodies[n % len(bodies)])
-            outcome.seconds.append(time.perf_counter() - began)
-            outcome.refused += answer.status_code in (400, 413)
-            outcome.answered += answer.status_code == 200
-            if answer.status_code not in (200, 400, 413):
-                outcome.other.append(f"{answer.status_code}: {answer.text[:200]}")
-            n += 1
+class Thrower:
+    """Sends bombs from a thread, whose sockets need nothing of the measuring client's loop."""
+
+    def __init__(self, url: str) -> None:
+        self._host = urlsplit(url).netloc
+        self._bodies = {
+            name: json.dumps({"prompt": "x", "max_tokens": 8, "seed": 1, **one}).encode()
+            for name, one in bombs().items()
+        }
+        self.outcome = Outcome()
+
+    def shares(self, n: int) -> list[list[str]]:
+        """The names of the bombs, in so many lists."""
+        return [list(self._bodies)[i::n] for i in range(n)]
+
+    @contextmanager
+    def throwing(self, names: list[str]) -> Iterator[threading.Thread]:
+        """One after another; a thread, which the block waits for."""
+        thread = threading.Thread(target=self._throw_all, args=(names,))
+        thread.start()
+        try:
+            yield thread
+        finally:
+            thread.join()
+
+    def _throw_all(self, names: list[str]) -> None:
+        for name in names:
+            self.throw(name)
+
+    def throw(self, name: str) -> None:
+        began = time.perf_counter()
+        status = self._send(self._bodies[name])
+        self.outcome.add(name, status, time.perf_counter() - began)
+
+    def _send(self, body: bytes) -> int:
+        """The status of the answer; 0 when there was none."""
+        connection = http.client.HTTPConnection(self._host, timeout=_TIMEOUT_S)
+        try:
+            connection.request(
+                "POST", "/v1/completions", body, {"Content-Type": "application/json"}
+            )
+            answer = connection.getresponse()
+            answer.read()
+        except OSError:
+            return 0
+        finally:
+            connection.close()
+        return answer.status
 
 
 async def gaps(server: Server, sizes: Sizes, n_streams: int) -> list[float]:
@@ -90,51 +141,81 @@ async def gaps(server: Server, sizes: Sizes, n_streams: int) -> list[float]:
     failed = [result.error for result in results if result.error is not None]
     if failed:
         raise SystemExit(f"{len(failed)} streams failed: {failed[0]}")
-    return [1000 * gap for result in results for gap in result.gaps]
+    # Without the first: while the others' prompts are computed.
+    return [1000 * gap for result in results for gap in result.gaps[1:]]
 
 
-async def measure(
-    server: Server, sizes: Sizes, n_streams: int
-) -> tuple[list[float], list[float], Outcome]:
-    await gaps(server, sizes, n_streams)  # not counted
-    alone = await gaps(server, sizes, n_streams)
-    outcome, is_done = Outcome(), asyncio.Event()
-    beside: list[float] = []
-    async with asyncio.TaskGroup() as group:
-        thrower = group.create_task(throw(server.url, is_done, outcome))
-        while not thrower.done():
-            beside += await gaps(server, sizes, n_streams)
-            is_done.set()
-    return alone, beside, outcome
+@dataclass(frozen=True)
+class Round:
+    """Milliseconds between pieces, alone and beside bombs."""
+
+    alone: list[float]
+    beside: list[float]
+
+    def growth(self, share: float) -> float:
+        """Of that percentile."""
+        return percentile(self.beside, share) / percentile(self.alone, share)
 
 
-def figures_of(alone: list[float], beside: list[float], outcome: Outcome) -> list[Figure]:
-    before, during = percentile(alone, 99), percentile(beside, 99)
+def measure(
+    server: Server, sizes: Sizes, n_streams: int, n_rounds: int
+) -> tuple[list[Round], Outcome]:
+    """In each round a share of the bombs is sent, and streams run until all of it is answered."""
+    thrower, rounds = Thrower(server.url), list[Round]()
+    run(gaps(server, sizes, n_streams))  # not counted
+    for share in thrower.shares(n_rounds):
+        alone, beside = list[float](), list[float]()
+        with thrower.throwing(share) as thread:
+            while thread.is_alive():
+                beside += run(gaps(server, sizes, n_streams))
+        while len(alone) < len(beside):
+            alone += run(gaps(server, sizes, n_streams))
+        rounds.append(Round(alone, beside))
+        print(f"round {len(rounds)} of {n_rounds}: {rounds[-1].growth(99):.3f}", file=sys.stderr)
+    return rounds, thrower.outcome
+
+
+def figures_of(rounds: list[Round], outcome: Outcome) -> list[Figure]:
+    known = _FOLLOWED + _REFUSED
+    n_other = len(outcome.statuses) - len(outcome.names(known))
+    all_of = Round(
+        [gap for one in rounds for gap in one.alone], [gap for one in rounds for gap in one.beside]
+    )
     return [
-        Figure("p99 gap beside bombs over p99 alone", during / before, "", GAP_GROWTH),
-        Figure("p99 gap alone", before, "ms"),
-        Figure("p99 gap beside bombs", during, "ms"),
-        Figure("longest gap beside bombs", max(beside), "ms"),
-        Figure("bombs that were neither refused nor followed", len(outcome.other), "", 0),
-        Figure("bombs refused", outcome.refused),
-        Figure("bombs followed within their limits", outcome.answered),
-        Figure("longest answer to a bomb", max(outcome.seconds), "s"),
+        Figure("p99 gap beside bombs over alone", all_of.growth(99), "", GAP_GROWTH),
+        Figure("p50 gap beside bombs over alone", all_of.growth(50)),
+        Figure("p99 gap alone", percentile(all_of.alone, 99), "ms"),
+        Figure("p99 gap beside", percentile(all_of.beside, 99), "ms"),
+        Figure("longest gap alone", max(all_of.alone), "ms"),
+        Figure("longest gap beside", max(all_of.beside), "ms"),
+        Figure("bombs that were neither refused nor followed", n_other, "", 0),
+        Figure("bombs refused", len(outcome.names(_REFUSED))),
+        Figure("bombs followed within their limits", len(outcome.names(_FOLLOWED))),
+        Figure("longest answer to a bomb", max(outcome.seconds.values()), "s"),
+    ]
+
+
+def remarks(outcome: Outcome) -> list[str]:
+    return [
+        f"{name}: {', '.join(map(str, sorted(found)))} within {outcome.seconds[name]:.2f} s"
+        for name, found in outcome.statuses.items()
     ]
 
 
 def parser() -> argparse.ArgumentParser:
     made = options(__doc__)
     made.add_argument("--streams", type=int, default=4)
-    made.add_argument("--tokens", type=int, default=400)
+    made.add_argument("--tokens", type=int, default=150)
+    made.add_argument("--rounds", type=int, default=5)
     return made
 
 
 def main() -> int:
-    args = parse(parser(), streams=2, tokens=40)
+    args = parse(parser(), streams=2, tokens=40, rounds=1)
     sizes = Sizes(tokens=args.tokens)
-    with serve(starter(), "--parallel", "8", "--ctx", "4096") as server:
-        alone, beside, outcome = run(measure(server, sizes, args.streams))
-    return conclude(figures_of(alone, beside, outcome), args, *outcome.other[:3])
+    with serve(starter(), "--parallel", "8", "--ctx", "8192") as server:
+        rounds, outcome = measure(server, sizes, args.streams, args.rounds)
+    return conclude(figures_of(rounds, outcome), args, *remarks(outcome))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from naiad.dialects.kobold.gbnf import MAX_RULES, to_gbnf
 from naiad.dialects.kobold.queries import convert_schema
 from naiad.engine.grammar.compiler import GrammarCompiler
 from naiad.engine.grammar.definition import define
-from naiad.engine.grammar.vetting import Vetting
+from naiad.engine.grammar.vetting import Vetted, Vetting
 from naiad.errors import InvalidRequest, Unsupported
 from naiad.types import Grammar
 
@@ -33,8 +33,8 @@ class ByteVocab:
 
 
 class NoVetting(Vetting):
-    def vet(self, kind: str, text: str) -> str:
-        return define(kind, text)
+    def vet(self, kind: str, text: str) -> Vetted:
+        return Vetted(define(kind, text), 0.0)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jsonschema
@@ -14,7 +16,7 @@ from naiad.engine.drafts import NgramDrafter
 from naiad.engine.grammar.compiler import GrammarCompiler
 from naiad.engine.grammar.definition import MAX_BYTES, define
 from naiad.engine.grammar.follower import Follower
-from naiad.engine.grammar.vetting import Vetting
+from naiad.engine.grammar.vetting import Vetted, Vetting
 from naiad.errors import InvalidRequest
 from naiad.types import FinishReason, Grammar, SamplingParams
 from text_engine import (
@@ -48,8 +50,8 @@ AB = ["".join(p) for n in (2, 3, 4) for p in itertools.product("ab", repeat=n)]
 class NoVetting(Vetting):
     """Without a process of its own, for grammars that the tests themselves bring."""
 
-    def vet(self, kind: str, text: str) -> str:
-        return define(kind, text)
+    def vet(self, kind: str, text: str) -> Vetted:
+        return Vetted(define(kind, text), 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -332,6 +334,43 @@ def test_a_grammar_that_cannot_be_compiled_is_refused_with_the_place(
     with pytest.raises(InvalidRequest, match=where) as caught:
         compiler.compile(Grammar(kind, text))
     assert len(caught.value.message) < 500
+
+
+def test_one_that_was_slow_to_try_out_is_compiled_where_others_come_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Slow(NoVetting):
+        def vet(self, kind: str, text: str) -> Vetted:
+            return Vetted(define(kind, text), 0.5)
+
+    gave_way: list[str] = []
+    monkeypatch.setattr(
+        "naiad.engine.grammar.compiler.give_way",
+        lambda: gave_way.append(threading.current_thread().name),
+    )
+    for vetting, n in ((NoVetting(), 0), (Slow(), 1)):
+        follower = GrammarCompiler(TextVocab(), vetting).compile(Grammar("regex", "[ab]{2}"))
+        assert follower.mask()[0]
+        assert len(gave_way) == n
+    assert threading.current_thread().name not in gave_way
+
+
+def test_one_grammar_does_not_wait_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = threading.Barrier(2)
+
+    class Meeting(NoVetting):
+        def vet(self, kind: str, text: str) -> Vetted:
+            both.wait(60)
+            return super().vet(kind, text)
+
+    monkeypatch.setattr("naiad.engine.grammar.compiler.Vetting", Meeting)
+    compiler = GrammarCompiler(TextVocab())
+    with ThreadPoolExecutor(2) as threads:
+        found = list(
+            threads.map(compiler.compile, [Grammar("regex", "ab"), Grammar("regex", "ca")])
+        )
+    assert [follower.failure for follower in found] == ["", ""]
+    assert compiler.cached(Grammar("regex", "ca")) is not None
 
 
 def test_brackets_in_strings_are_not_depth() -> None:

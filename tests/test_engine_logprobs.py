@@ -13,7 +13,7 @@ from naiad.engine.base import CoreJob
 from naiad.engine.drafts import NgramDrafter
 from naiad.engine.grammar.compiler import GrammarCompiler
 from naiad.engine.grammar.definition import define
-from naiad.engine.grammar.vetting import Vetting
+from naiad.engine.grammar.vetting import Vetted, Vetting
 from naiad.engine.logprobs import Scribe
 from naiad.engine.sampling import Sampler
 from naiad.ipc.messages import StreamItem
@@ -39,8 +39,8 @@ HOT = {"temperature": 1.7, "repetition_penalty": 1.3, "logit_bias": ((5, 2.0),),
 
 
 class NoVetting(Vetting):
-    def vet(self, kind: str, text: str) -> str:
-        return define(kind, text)
+    def vet(self, kind: str, text: str) -> Vetted:
+        return Vetted(define(kind, text), 0.0)
 
 
 def told_of(items: list[StreamItem]) -> list[TokenLogprob]:

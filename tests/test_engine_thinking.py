@@ -6,7 +6,9 @@ import random
 
 import pytest
 
+from channel_cases import Folded, read
 from naiad.chat.budget import limit_for
+from naiad.chat.channels import TAGS, Channels, ReasoningTags
 from naiad.engine.base import CoreJob
 from naiad.engine.drafts import NgramDrafter
 from naiad.engine.grammar.compiler import GrammarCompiler
@@ -208,6 +210,29 @@ def test_the_section_ends_as_the_template_writes_it(
     found = limit_for(ThinkingBudget(7), prompt, template, rendered)
     wanted = limit and ReasoningLimit(7, limit[0], "</think>", limit[1])
     assert found == wanted
+
+
+@pytest.mark.parametrize("tags", TAGS, ids=lambda tags: tags.opening)
+def test_each_kind_of_section_is_limited(tags: ReasoningTags) -> None:
+    template = f"{tags.opening}{{{{ reasoning }}}}{tags.closing}\n{{{{ content }}}}"
+    found = limit_for(ThinkingBudget(7, "Enough."), chat(), template, "...")
+    ending = f"\nEnough.{tags.closing}\n"
+    assert found == ReasoningLimit(7, tags.opening, tags.closing, ending)
+    found = limit_for(ThinkingBudget(7), chat(), template, f"...{tags.opening}")
+    assert found == ReasoningLimit(7, None, tags.closing, f"{tags.closing}\n")
+
+
+@pytest.mark.parametrize("has_grammar", [False, True])
+def test_an_analysis_is_ended_and_the_final_message_begun(has_grammar: bool) -> None:
+    template = "<|start|>assistant<|channel|>final<|message|>{{ content }}<|end|>"
+    found = limit_for(
+        ThinkingBudget(7, "Enough."), chat(), template, "...", has_grammar=has_grammar
+    )
+    assert found is not None
+    assert (found.opening, found.closing) == ("<|channel|>analysis<|message|>", "<|end|>")
+    written = "<|channel|>analysis<|message|>Well" + found.ending + "yes<|return|>"
+    channels = Channels(None, harmony=True, is_split=True)
+    assert read(channels, written) == Folded(reasoning="Well\nEnough.", text="yes")
 
 
 def test_a_message_is_its_last_words_and_a_grammar_begins_at_once() -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from llguidance import LLTokenizer
 
-from naiad.engine.grammar.helper import try_out
-from naiad.engine.grammar.vetting import Vetting, stand_back
+from naiad.engine.grammar import helper
+from naiad.engine.grammar import vetting as vetting_module
+from naiad.engine.grammar.helper import stand_back, try_out
+from naiad.engine.grammar.vetting import Vetting
 from naiad.errors import InternalError, InvalidRequest
+
+#: Newer Pythons warn of threads, which the real helper has none of.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
 BOMBS = {
     "nested groups of gbnf": ("gbnf", "root ::= " + "(" * 60_000 + '"a"' + ")" * 60_000),
@@ -50,24 +56,21 @@ BOMBS = {
 
 @pytest.fixture(scope="module")
 def vetting() -> Iterator[Vetting]:
-    made = Vetting(cpu_s=1.0, timeout_s=20.0)  # this machine may do other things as well
+    made = Vetting(cpu_s=1.0, timeout_s=60.0)  # this machine may do other things as well
     yield made
     made.close()
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_compiled_or_refused_in_time(vetting: Vetting, name: str) -> None:
     kind, text = BOMBS[name]
-    vetting.vet("regex", "warm")
-    before = spent_by_children()
-    with contextlib.suppress(InvalidRequest):
-        vetting.vet(kind, text)
-    assert spent_by_children() - before < 3  # its second, and starting the next one
-    assert vetting.vet("regex", "a{1,3}")
+    try:
+        assert vetting.vet(kind, text).cpu_s < 1.1
+    except InvalidRequest as refused:
+        assert "grammar" in refused.message
+    assert vetting.vet("regex", "a{1,3}").cpu_s < 1.1
 
 
-@pytest.mark.soak
 def test_a_schema_of_an_agent_is_compiled(vetting: Vetting) -> None:
     """A tool list as agents send them: 120 functions, 60 KiB."""
     tool = {
@@ -92,34 +95,43 @@ def test_a_schema_of_an_agent_is_compiled(vetting: Vetting) -> None:
     ]
     text = json.dumps({"anyOf": tools})
     assert len(text) > 60_000
-    assert json.loads(vetting.vet("json_schema", text))
+    vetted = vetting.vet("json_schema", text)
+    assert json.loads(vetted.definition)
+    assert 0 < vetted.cpu_s < 1
 
 
-def spent_by_children() -> float:
-    """Seconds of the processor that helpers which ended have used."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def in_child(kind: str, text: str, **limits: float) -> dict[str, Any]:
+    job = {"kind": kind, "text": text, "cpu_s": 10.0, "timeout_s": 60.0, **limits}
+    return helper.in_a_child(job, LLTokenizer("byte"))
 
 
-@pytest.mark.soak
-def test_one_that_uses_up_its_seconds_is_given_up_and_the_next_gets_another() -> None:
-    vetting = Vetting(cpu_s=0.2, timeout_s=60.0)
-    for _ in range(2):
-        with pytest.raises(InvalidRequest, match=r"longer than 0\.2 s"):
-            vetting.vet("regex", "((a{1000}){1000}){1000}")
-    assert vetting.vet("regex", "a{1,3}")
-    vetting.close()
+def test_one_that_uses_up_its_seconds_is_given_up() -> None:
+    reply = in_child("regex", "((a{1000}){1000}){1000}", cpu_s=0.2)
+    assert reply["error"] == "the grammar took longer than 0.2 s to compile and was given up"
+    assert 0.1 < reply["cpu_s"] < 0.5
 
 
-@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="another system's scheduler")
-def test_one_that_takes_long_has_only_what_others_leave(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = json.dumps({"error": None, "definition": "x"})
-    vetting = helper_that(f"time.sleep(0.15); print({answer!r}, flush=True)")
+def test_one_that_takes_too_long_in_all_is_given_up() -> None:
+    reply = in_child("regex", "((a{1000}){1000}){1000}", timeout_s=0.1)
+    assert "longer than 0.1 s" in reply["error"]
+
+
+def test_one_that_kills_its_child_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(helper, "try_out", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    assert "too large or too deep" in in_child("regex", "a")["error"]
+    monkeypatch.setattr(helper, "try_out", lambda *_: 1 / 0)
+    assert "too large or too deep" in in_child("regex", "a")["error"]
+
+
+def test_only_one_that_takes_long_has_what_others_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     stood_back: list[int] = []
-    monkeypatch.setattr("naiad.engine.grammar.vetting.stand_back", stood_back.append)
-    for n in (1, 2):
-        assert vetting.vet("regex", "a") == "x"
-        assert len(set(stood_back)) == n, "the second has a helper of its own"
+    monkeypatch.setattr(helper, "stand_back", stood_back.append)
+    monkeypatch.setattr(helper, "QUICK_S", 60.0)
+    assert in_child("regex", "a")["error"] is None
+    assert stood_back == []
+    monkeypatch.setattr(helper, "QUICK_S", 0.01)
+    in_child("regex", "((a{1000}){1000}){1000}", cpu_s=0.1)
+    assert len(stood_back) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="another system's scheduler")
@@ -127,7 +139,6 @@ def test_standing_back_is_left_to_the_scheduler() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         before = os.sched_getscheduler(child.pid)
         stand_back(child.pid)
-        assert os.getpriority(os.PRIO_PROCESS, child.pid) == 19
         assert os.sched_getscheduler(child.pid) in (os.SCHED_IDLE, before)
         child.kill()
     stand_back(child.pid)
@@ -135,20 +146,17 @@ def test_standing_back_is_left_to_the_scheduler() -> None:
 
 def helper_that(act: str) -> Vetting:
     script = f"import sys, time; print(flush=True)\nfor line in sys.stdin: {act}"
-    return Vetting(timeout_s=0.3, command=(sys.executable, "-c", script))
+    return Vetting(timeout_s=0.1, command=(sys.executable, "-c", script))
 
 
-def test_one_that_takes_too_long_is_given_up() -> None:
-    vetting = helper_that("time.sleep(60)")
+@pytest.mark.parametrize("act", ["time.sleep(60)", "sys.exit(1)"])
+def test_a_helper_that_does_not_answer_is_our_fault_and_is_replaced(
+    act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vetting_module, "_SLACK_S", 0.2)
+    vetting = helper_that(act)
     for _ in range(2):
-        with pytest.raises(InvalidRequest, match=r"longer than 0\.3 s"):
-            vetting.vet("regex", "a")
-
-
-def test_one_that_kills_the_helper_is_refused_and_the_next_gets_another() -> None:
-    vetting = helper_that("sys.exit(1)")
-    for _ in range(2):
-        with pytest.raises(InvalidRequest, match="too large or too deep"):
+        with pytest.raises(InternalError, match="does not answer"):
             vetting.vet("regex", "a")
     vetting.close()
     vetting.close()
@@ -160,8 +168,6 @@ def test_without_a_helper_it_is_our_fault() -> None:
 
 
 def test_the_helper_answers_with_the_definition_or_the_reason() -> None:
-    from llguidance import LLTokenizer
-
     vocabulary = LLTokenizer("byte")
     assert try_out("regex", "a+", vocabulary)["error"] is None
     assert "unclosed group" in try_out("regex", "(a", vocabulary)["error"]

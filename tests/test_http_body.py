@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+import random
+from typing import Any
 
-from naiad.errors import InvalidJson
-from naiad.http.body import LARGE_BYTES, decode_object
+import pytest
+from starlette.types import Message, Receive
+
+from naiad.errors import InvalidJson, PayloadTooLarge
+from naiad.http.body import LARGE_BYTES, MOST_PARTS, decode_object, read_object
+from naiad.http.structure import StructureCount
 
 
 def test_a_body_is_an_object_and_none_is_an_empty_one() -> None:
@@ -55,3 +61,66 @@ def test_no_second_look_is_taken_at_a_large_body() -> None:
     text = b"x" * LARGE_BYTES
     with pytest.raises(InvalidJson, match="truncated"):
         decode_object(b'{"prompt": "' + text + b'\\ud83c"}')
+
+
+# -- what a large body is made of ---------------------------------------------------------------
+
+
+def parts_of(value: Any) -> tuple[int, int]:
+    """Objects, arrays and strings; commas."""
+    if isinstance(value, str):
+        return 1, 0
+    if not isinstance(value, dict | list):
+        return 0, 0
+    inner = [*value, *value.values()] if isinstance(value, dict) else value
+    found = [parts_of(one) for one in inner]
+    return 1 + sum(n for n, _ in found), max(len(value) - 1, 0) + sum(n for _, n in found)
+
+
+def random_value(rng: random.Random, depth: int) -> Any:
+    text = "".join(rng.choices('a"\\{}[],é\n', k=rng.randint(0, 6)))
+    if depth == 0 or rng.random() < 0.3:
+        return rng.choice([text, 1.5, None, True])
+    inner = [random_value(rng, depth - 1) for _ in range(rng.randint(0, 4))]
+    return inner if rng.random() < 0.5 else {text + str(i): one for i, one in enumerate(inner)}
+
+
+def test_parts_are_counted_however_the_text_is_cut() -> None:
+    rng = random.Random(5)
+    for _ in range(200):
+        value = random_value(rng, 4)
+        text = json.dumps(value, ensure_ascii=rng.random() < 0.5).encode()
+        count, left = StructureCount(), text
+        while left:
+            n = rng.randint(1, 9)
+            count.feed(left[:n])
+            left = left[n:]
+        n_parts, n_commas = parts_of(value)
+        assert count.n_parts == n_parts + n_commas // 16
+
+
+def receiving(data: bytes, n_pieces: int) -> tuple[Receive, list[bytes]]:
+    """An ASGI receive, and the pieces that it has not given away yet."""
+    size = len(data) // n_pieces + 1
+    pieces = [data[i : i + size] for i in range(0, len(data), size)]
+
+    async def receive() -> Message:
+        body = pieces.pop(0)
+        return {"type": "http.request", "body": body, "more_body": bool(pieces)}
+
+    return receive, pieces
+
+
+async def test_a_large_body_of_many_small_things_is_refused_before_all_of_it_is_there() -> None:
+    body = b'{"guided_json": {"enum": [' + b"[]," * (3 * MOST_PARTS) + b"[]]}}"
+    receive, left = receiving(body, 30)
+    with pytest.raises(PayloadTooLarge, match="more than 100000 objects, arrays and strings"):
+        await read_object({"headers": []}, receive, 10**8)
+    assert len(left) in range(15, 22), "a third of it is too much"
+
+
+@pytest.mark.parametrize("n_pieces", [1, 5])
+async def test_a_large_body_of_long_texts_is_read(n_pieces: int) -> None:
+    body = {"prompt": 'say "[{,}]" ' * (LARGE_BYTES // 5), "ids": list(range(50_000))}
+    receive, _ = receiving(json.dumps(body).encode(), n_pieces)
+    assert await read_object({"headers": []}, receive, 10**8) == body

@@ -107,7 +107,7 @@ class MethodNotAllowed(NaiadError):
 
 
 class PayloadTooLarge(NaiadError):
-    """The body is over the limit. Detail: `limit_bytes`."""
+    """The body is over a limit. Detail: `limit_bytes`, where that is one of bytes."""
 
     code = "payload_too_large"
     status = 413

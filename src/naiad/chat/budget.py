@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from naiad.chat.channels import ReasoningTags, reasoning_of, tags_of
+from naiad.chat.harmony import ANALYSIS, ANSWER, END, NEXT, is_harmony
 from naiad.types import ChatPrompt, Prompt, ReasoningLimit, ThinkingBudget
 
 _LINE_END = r"((?:\\n|\n)*)"
@@ -28,8 +29,10 @@ def limit_for(
     tags, is_inside = _section(prompt, template, rendered)
     if tags is None:
         return None
-    before, behind = _line_ends(template or "", tags)
     message = f"\n{budget.message.strip()}" if budget.message.strip() else ""
+    if is_harmony(template):  # a tool's call is a message behind the analysis, which has no limit
+        return ReasoningLimit(budget.n_tokens, ANALYSIS, END, message + NEXT + ANSWER)
+    before, behind = _line_ends(template or "", tags)
     ending = message + before + tags.closing + ("" if has_grammar else behind)
     return ReasoningLimit(
         budget.n_tokens, None if is_inside else tags.opening, tags.closing, ending

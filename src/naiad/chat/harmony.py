@@ -23,6 +23,8 @@ _ENDS = (*_LAST, _START, _CHANNEL)
 MARKS = (_CHANNEL, _MESSAGE, _START, _END, "<|constrain|>")
 #: An answer with reasoning begins with the first; what the caller asked for follows the second.
 OPENING, ANSWER = _CHANNEL, f"{_CHANNEL}final{_MESSAGE}"
+#: The reasoning's message: its beginning, its end, and how an answer goes on behind one.
+ANALYSIS, END, NEXT = f"{_CHANNEL}analysis{_MESSAGE}", _END, f"{_END}{_START}assistant"
 
 _NAME = re.compile(r"<\|channel\|>\s*(\w+)")
 _RECIPIENT = re.compile(r"\bto=(?:functions\.)?([\w.-]+)")

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from naiad.engine.grammar.compiler import N_AT_ONCE
 from naiad.engine.grammar.follower import Follower
 from naiad.errors import Cancelled, NaiadError
 from naiad.ipc.messages import Submit
@@ -15,14 +16,11 @@ Compile = Callable[[Submit], Follower]
 #: Goes on with a request and its grammar, or with the reason why there is none.
 GoOn = Callable[[Submit, Follower | Exception], None]
 
-#: One that takes its full time must not hold up all others.
-_N_THREADS = 2
-
 
 class Compiling:
-    """The thread that compiles, one grammar after another, and the requests that wait for it.
+    """The threads that compile, and the requests that wait for them.
 
-    go_on is called from that thread, exactly once for each request.
+    go_on is called from one of them, exactly once for each request.
     """
 
     def __init__(self, compile_one: Compile, go_on: GoOn) -> None:
@@ -30,7 +28,7 @@ class Compiling:
         self._go_on = go_on
         self._lock = threading.Lock()
         self._waiting: dict[int, bool] = {}  # uid -> whether it is still wanted
-        self._thread = ThreadPoolExecutor(1, "naiad-grammar")
+        self._threads = ThreadPoolExecutor(N_AT_ONCE, "naiad-grammar")
         self._is_closed = False
 
     def put(self, submit: Submit) -> None:
@@ -39,7 +37,7 @@ class Compiling:
             if self._is_closed:
                 return
             self._waiting[submit.uid] = True
-        self._thread.submit(self._run, submit)
+        self._threads.submit(self._run, submit)
 
     def abort(self, uid: int) -> bool:
         """True when that request waited here; it is then refused as cancelled."""
@@ -69,7 +67,7 @@ class Compiling:
         """Take nothing more in and answer nobody; does not wait. Safe to call twice."""
         with self._lock:
             self._is_closed = True
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _cancelled() -> NaiadError:

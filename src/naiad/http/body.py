@@ -12,9 +12,13 @@ from starlette.types import Receive, Scope
 
 from naiad.errors import InvalidJson, InvalidRequest, PayloadTooLarge, RequestTimeout
 from naiad.http.exchange import ClientGone, header
+from naiad.http.structure import StructureCount
 
 RECEIPT_S = 30.0  # a body must be here this long after its headers
 LARGE_BYTES = 256 * 1024  # larger bodies are decoded off the event loop
+#: Objects, arrays and strings that a large body may hold; see naiad.http.structure. So many are
+#: decoded in some ten milliseconds, in which no other thread runs; long chats have a tenth of them.
+MOST_PARTS = 100_000
 
 #: A field with what some encoders write for no number, or with more digits than are ever read.
 _MISFIT = re.compile(
@@ -43,19 +47,34 @@ async def read_body(scope: Scope, receive: Receive, limit: int, receipt_s: float
     """All bytes of a body of at most `limit` bytes."""
     if _declared_length(scope) > limit:
         raise _too_large(limit)
-    data = bytearray()
+    data, count, n_counted = bytearray(), StructureCount(), 0
     try:
         async with asyncio.timeout(receipt_s):
             while await _read_piece(receive, data):
                 if len(data) > limit:
                     raise _too_large(limit)
+                if len(data) > LARGE_BYTES:
+                    n_counted = _check_parts(count, data, n_counted)
     except TimeoutError:
         raise RequestTimeout(
             f"The request body did not arrive within {receipt_s:g} seconds."
         ) from None
     if len(data) > limit:
         raise _too_large(limit)
+    if len(data) > LARGE_BYTES:
+        _check_parts(count, data, n_counted)
     return bytes(data)
+
+
+def _check_parts(count: StructureCount, data: bytearray, n_counted: int) -> int:
+    """Count what is new of the data; how much of it is counted then."""
+    count.feed(bytes(memoryview(data)[n_counted:]))
+    if count.n_parts > MOST_PARTS:
+        raise PayloadTooLarge(
+            f"The body holds more than {MOST_PARTS} objects, arrays and strings "
+            "(sixteen numbers count as one)."
+        )
+    return len(data)
 
 
 def decode_object(data: bytes) -> dict[str, Any]:

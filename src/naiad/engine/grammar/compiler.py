@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 from naiad.engine.grammar.definition import limits, refusal
 from naiad.engine.grammar.follower import Follower
-from naiad.engine.grammar.vetting import Vetting
+from naiad.engine.grammar.vetting import Vetted, Vetting
 from naiad.errors import InvalidRequest
+from naiad.native.threads import give_way
 from naiad.types import Grammar
 
 if TYPE_CHECKING:
@@ -18,7 +21,10 @@ if TYPE_CHECKING:
 
 #: Compiled grammars that are kept; each holds its text and some tables, rarely above 1 MiB.
 _MOST_KEPT = 64
+#: One that takes its full time must not hold up all others.
+N_AT_ONCE = 2
 _MOST_CPU_S = 2.0  # with the whole vocabulary; trying it out beforehand may take half of that
+_QUICK_S = 0.02  # of the processor: what takes longer is compiled where streams do not notice
 
 
 class Vocabulary(Protocol):
@@ -37,10 +43,13 @@ class GrammarCompiler:
 
     def __init__(self, vocab: Vocabulary, vetting: Vetting | None = None) -> None:
         self._vocab = vocab
-        self._vetting = vetting or Vetting()
+        self._vettings = [vetting] if vetting else [Vetting() for _ in range(N_AT_ONCE)]
+        self._free: queue.LifoQueue[Vetting] = queue.LifoQueue()  # so that one warm helper does
+        for one in self._vettings:
+            self._free.put(one)
         self._tokenizer: LLTokenizer | None = None
         self._kept: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
-        self._one_at_a_time = threading.Lock()
+        self._lock = threading.Lock()
 
     def cached(self, grammar: Grammar) -> Follower | None:
         """At the beginning of a grammar that was compiled lately; None when it was not."""
@@ -55,23 +64,36 @@ class GrammarCompiler:
     def compile(self, grammar: Grammar) -> Follower:
         """At the beginning of the grammar. Raises InvalidRequest, which says what is wrong with it.
 
-        A helper process tries it out first; see naiad.engine.grammar.helper.
+        A helper process tries it out first; see naiad.engine.grammar.helper. Further calls than
+        N_AT_ONCE wait for their turn.
         """
-        with self._one_at_a_time:
-            found = self.cached(grammar)
-            if found is None:
-                definition = self._vetting.vet(grammar.kind, grammar.text)
-                self._kept[grammar.kind, grammar.text] = self._build(definition)
-                if len(self._kept) > _MOST_KEPT:
-                    self._kept.popitem(last=False)
-                found = self.cached(grammar)
-        assert found is not None
-        return found
+        vetting = self._free.get()
+        try:
+            if found := self.cached(grammar):
+                return found
+            vetted = vetting.vet(grammar.kind, grammar.text)
+        finally:
+            self._free.put(vetting)
+        matcher = self._built(vetted)
+        with self._lock:
+            self._kept[grammar.kind, grammar.text] = matcher
+            if len(self._kept) > _MOST_KEPT:
+                self._kept.popitem(last=False)
+        return Follower(matcher.deep_copy(), self._vocab, grammar.after, grammar.opening)
+
+    def _built(self, vetted: Vetted) -> LLMatcher:
+        """llguidance lets go of the interpreter, so this one thread's place is all that matters."""
+        if vetted.cpu_s <= _QUICK_S:
+            return self._build(vetted.definition)
+        # Who has given way can often not come back: a thread for this one.
+        with ThreadPoolExecutor(1, "naiad-slow-grammar", give_way) as apart:
+            return apart.submit(self._build, vetted.definition).result()
 
     def _build(self, definition: str) -> LLMatcher:
         from llguidance import LLMatcher
 
-        tokenizer = self._tokenizer = self._tokenizer or make_tokenizer(self._vocab)
+        with self._lock:
+            tokenizer = self._tokenizer = self._tokenizer or make_tokenizer(self._vocab)
         began = time.thread_time()
         matcher = LLMatcher(tokenizer, definition, log_level=0, limits=limits())
         if not matcher.is_error():
@@ -83,8 +105,9 @@ class GrammarCompiler:
         return matcher
 
     def close(self) -> None:
-        """End the helper. Safe to call twice."""
-        self._vetting.close()
+        """End the helpers. Safe to call twice."""
+        for vetting in self._vettings:
+            vetting.close()
 
 
 def make_tokenizer(vocab: Vocabulary) -> LLTokenizer:

@@ -1,17 +1,23 @@
 """The process that tries grammars out first: `python -m naiad.engine.grammar.helper`.
 
 A grammar comes from whoever may send requests. Here it may exhaust a stack, memory or time, and all
-that is lost is this process. One JSON line in, {"kind", "text", "cpu_s"}, one out: {"error": reason
-or null, "definition": the grammar as llguidance reads it}. An empty line greets the parent once it
-is warm. One that uses up its seconds of the processor ends the process by SIGPROF.
+that is lost is a child of this process, one for each grammar: a bomb costs no start of another
+Python. One JSON line in, {"kind", "text", "cpu_s", "timeout_s"}, one out: {"error": reason or null,
+"definition": the grammar as llguidance reads it, "cpu_s": seconds of the processor it took}. An
+empty line greets the parent once it is warm. A grammar that uses up its seconds of the processor
+ends its child by SIGPROF.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import select
 import signal
 import sys
-from typing import Any
+import time
+from typing import Any, NoReturn
 
 from llguidance import LLMatcher, LLTokenizer
 
@@ -21,6 +27,9 @@ from naiad.errors import InvalidRequest
 _ALARM_S = 30  # much longer than any parent waits
 _MEMORY_BYTES = 1 << 30
 _STACK_BYTES = 2 << 20  # less than the parent's threads have: what passes here passes there
+#: Grammars in use are compiled within so many seconds; what takes longer stands back.
+QUICK_S = 0.02
+_PIECE = 1 << 16
 
 
 def try_out(kind: str, text: str, vocabulary: LLTokenizer) -> dict[str, Any]:
@@ -39,6 +48,71 @@ def try_out(kind: str, text: str, vocabulary: LLTokenizer) -> dict[str, Any]:
     return {"error": None, "definition": definition}
 
 
+def in_a_child(job: dict[str, Any], vocabulary: LLTokenizer) -> dict[str, Any]:
+    """The reply to a job, worked out by a child that may die of it."""
+    source, sink = os.pipe()
+    child = os.fork()
+    if not child:
+        _be_the_child(job, vocabulary, sink)
+    os.close(sink)
+    try:
+        said = _listen(source, child, job["timeout_s"])
+    except TimeoutError:
+        os.kill(child, signal.SIGKILL)
+        said = json.dumps({"error": _too_long(job["timeout_s"])}).encode()
+    os.close(source)
+    _, status, used = os.wait4(child, 0)
+    if not said:  # it died
+        is_spent = os.waitstatus_to_exitcode(status) == -signal.SIGPROF
+        why = (
+            _too_long(job["cpu_s"])
+            if is_spent
+            else "the grammar is too large or too deep to be compiled"
+        )
+        said = json.dumps({"error": why}).encode()
+    return {**json.loads(said), "cpu_s": used.ru_utime + used.ru_stime}
+
+
+def _be_the_child(job: dict[str, Any], vocabulary: LLTokenizer, sink: int) -> NoReturn:
+    try:
+        signal.alarm(_ALARM_S)
+        signal.setitimer(signal.ITIMER_PROF, job["cpu_s"])
+        reply = try_out(job["kind"], job["text"], vocabulary)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        with open(sink, "wb") as stream:
+            stream.write(json.dumps(reply).encode())
+    finally:
+        os._exit(0)  # whatever happened: the loop below is the parent's
+
+
+def _listen(source: int, child: int, timeout_s: float) -> bytes:
+    """All that the child says. It stands back when that takes long. Raises TimeoutError."""
+    deadline = time.monotonic() + timeout_s
+    if not select.select([source], [], [], min(QUICK_S, timeout_s))[0]:
+        stand_back(child)
+    said = b""
+    while True:
+        if not select.select([source], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise TimeoutError
+        piece = os.read(source, _PIECE)
+        if not piece:
+            return said
+        said += piece
+
+
+def stand_back(pid: int) -> None:
+    """Let a process have what all others leave of the processor, so that streams notice nothing."""
+    with contextlib.suppress(OSError):  # gone; or a sandbox that forbids it, and it is only a hint
+        if sys.platform == "linux":
+            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+        else:
+            os.setpriority(os.PRIO_PROCESS, pid, 19)
+
+
+def _too_long(seconds: float) -> str:
+    return f"the grammar took longer than {seconds:g} s to compile and was given up"
+
+
 def main() -> None:
     """Serve the parent's pipes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
@@ -47,13 +121,7 @@ def main() -> None:
     sys.stdout.write("\n")
     sys.stdout.flush()
     for line in sys.stdin:
-        job = json.loads(line)
-        signal.alarm(_ALARM_S)
-        signal.setitimer(signal.ITIMER_PROF, job["cpu_s"])
-        reply = try_out(job["kind"], job["text"], vocabulary)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.alarm(0)
-        sys.stdout.write(json.dumps(reply) + "\n")
+        sys.stdout.write(json.dumps(in_a_child(json.loads(line), vocabulary)) + "\n")
         sys.stdout.flush()
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from naiad.engine.grammar.definition import MAX_BYTES
@@ -19,13 +18,20 @@ from naiad.errors import InternalError, InvalidRequest
 #: -P: the directory the server was started in is no place to import from.
 _COMMAND = (sys.executable, "-P", "-m", "naiad.engine.grammar.helper")
 _START_S = 60.0  # a busy machine may take long to start Python; a grammar gets no such time
+_SLACK_S = 5.0  # the helper itself gives a grammar up; this much later it is given up as well
 _PIECE = 1 << 16
-#: Grammars in use are compiled within so many seconds; what takes longer stands back.
-_QUICK_S = 0.1
 
 
 class _Gone(Exception):
     """The pipe broke before the answer was there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vetted:
+    """A grammar as llguidance reads it, and the seconds of the processor that trying it took."""
+
+    definition: str
+    cpu_s: float
 
 
 class Vetting:
@@ -43,29 +49,23 @@ class Vetting:
         self._command = command
         self._helper: subprocess.Popen[bytes] | None = None
 
-    def vet(self, kind: str, text: str) -> str:
-        """The grammar as llguidance reads it. Raises InvalidRequest, or InternalError where no
-        helper can be started."""
+    def vet(self, kind: str, text: str) -> Vetted:
+        """Try a grammar out. Raises InvalidRequest, or InternalError where no helper can be started
+        or none answers."""
         if len(text) > MAX_BYTES:
             raise InvalidRequest(
                 f"the grammar has {len(text)} characters; at most {MAX_BYTES} bytes are allowed"
             )
-        line = json.dumps({"kind": kind, "text": text, "cpu_s": self._cpu_s}).encode() + b"\n"
-        helper = self._warm()
+        limits = {"cpu_s": self._cpu_s, "timeout_s": self._timeout_s}
+        line = json.dumps({"kind": kind, "text": text, **limits}).encode() + b"\n"
         try:
-            reply = self._ask(helper, line)
-        except TimeoutError:
+            reply = self._ask(self._warm(), line)
+        except (TimeoutError, _Gone):
             self.close()
-            raise _too_long(self._timeout_s) from None
-        except _Gone:
-            is_spent = helper.wait() == -signal.SIGPROF
-            self.close()
-            if is_spent:
-                raise _too_long(self._cpu_s) from None
-            raise InvalidRequest("the grammar is too large or too deep to be compiled") from None
+            raise InternalError("the helper that compiles grammars does not answer") from None
         if reply["error"] is not None:
             raise InvalidRequest(str(reply["error"]))
-        return str(reply["definition"])
+        return Vetted(str(reply["definition"]), float(reply["cpu_s"]))
 
     def _warm(self) -> subprocess.Popen[bytes]:
         helper = self._helper
@@ -89,13 +89,8 @@ class Vetting:
             helper.stdin.flush()
         except OSError:
             raise _Gone from None
-        deadline = time.monotonic() + self._timeout_s
-        is_quick, _, _ = select.select([helper.stdout], [], [], min(_QUICK_S, self._timeout_s))
-        if not is_quick:
-            stand_back(helper.pid)
+        deadline = time.monotonic() + self._timeout_s + _SLACK_S
         reply: dict[str, Any] = json.loads(_read_line(helper, deadline))
-        if not is_quick:
-            self.close()  # it cannot be called forward again; the next grammar gets another
         return reply
 
     def close(self) -> None:
@@ -111,18 +106,6 @@ class Vetting:
                 pipe.close()
             except OSError:  # what was never read cannot be flushed to the dead
                 continue
-
-
-def stand_back(pid: int) -> None:
-    """Let a process have what all others leave of the processor, so that streams notice nothing."""
-    with contextlib.suppress(OSError):  # gone; or a sandbox that forbids it, and it is only a hint
-        os.setpriority(os.PRIO_PROCESS, pid, 19)
-        if hasattr(os, "SCHED_IDLE"):
-            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
-
-
-def _too_long(seconds: float) -> InvalidRequest:
-    return InvalidRequest(f"the grammar took longer than {seconds:g} s to compile and was given up")
 
 
 def _read_line(helper: subprocess.Popen[bytes], deadline: float) -> bytes:
