@@ -8,8 +8,8 @@ alone, in an empty pool:
 * *alone*: once more, anew: has to be equal to the last bit, or the other figures mean nothing;
 * *same place*: from host memory, and from disk after a restart, into an empty pool: bit-equal;
 * *branch, same chunks*: a prefix that ends where a chunk of computing ends: bit-equal too;
-* *anew beside others* (the control): in the pool, in the steps of other sequences. Nothing is
-  reused: sums are only added in another order;
+* *anew beside others* (the control): in the pool, in the steps of other sequences, several times
+  with other company. Nothing is reused: sums are only added in another order;
 * *branch*, *branch beside others*, *running*: a prefix from host memory or of a running sequence;
   at most twice the control's largest divergence is what counts as exact;
 * *trimmed*, *lore*: pieces at other positions. Not exact, since what they once looked at is gone.
@@ -27,6 +27,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from naiad.config import EngineConfig
@@ -44,6 +45,8 @@ Logits = npt.NDArray[np.float32]
 ROOT = Path(__file__).parents[1]
 GREEDY = SamplingParams(temperature=0)
 CONTROL = "anew beside others"
+#: How many others, each time that the control is run; no way has more runs than it.
+N_OTHERS = (1, 2, 3, 4)
 BIT_EQUAL = (
     "alone",
     "same place, from memory",
@@ -107,6 +110,10 @@ class Engine:
         self._logits: dict[int, Logits] = {}
         assert backend.core._lane is not None
         backend.core._lane._threads = 1  # two would wait for each other where others compute too
+        cost = backend.core._cost  # the same steps, however fast the machine is just now
+        cost._decode_s = 0.04
+        cost.saw_decode = lambda *_: None  # type: ignore[method-assign]
+        cost.saw_prefill = lambda *_, **__: None  # type: ignore[method-assign]
         self._news = threading.Event()
         backend.core.set_waker(self._news.set)
         chooser, executor = backend.core._chooser, backend.core._executor
@@ -195,7 +202,8 @@ class Trial:
         yield "alone", lambda: self._compared(self._fresh())
         yield "same place, from memory", self._again
         yield "branch, same chunks", lambda: self._compared(self._warm(self._prompt[:128]))
-        yield CONTROL, self._anew_beside
+        for n_others in N_OTHERS:
+            yield CONTROL, partial(self._anew_beside, n_others)
         yield "branch", lambda: self._compared(self._warm(self._prompt[: self._cut]))
         yield "branch beside others", lambda: self._beside(self._warm(self._prompt[: self._cut]))
         yield "running", self._of_a_running_one
@@ -228,18 +236,19 @@ class Trial:
         )
         return namespace
 
-    def _start_others(self) -> None:
-        for other in self._others:
-            uid = self._engine.add(other[:120], self._fresh(), 200)
+    def _start_others(self, n: int = 3) -> None:
+        for i in range(n):
+            other = self._others[i % 3]
+            uid = self._engine.add(other[: 120 + 10 * n + i], self._fresh(), 200)
             self._engine.wait_for(uid)
 
     def _beside(self, namespace: str) -> Difference:
         self._start_others()
         return self._compared(namespace)
 
-    def _anew_beside(self) -> Difference:
+    def _anew_beside(self, n_others: int) -> Difference:
         """Not in the lane, where a prompt is computed as if it were alone."""
-        self._start_others()
+        self._start_others(n_others)
         uid = self._engine.add(self._prompt, self._fresh())
         self._engine.backend.core._by_uid[uid].is_lane_shut = True
         found = difference(self._reference, *self._engine.wait_for(uid))
