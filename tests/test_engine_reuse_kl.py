@@ -10,6 +10,9 @@ import pytest
 
 pytestmark = [pytest.mark.engine, pytest.mark.model, pytest.mark.soak]
 
+#: Nats by which a next token's distribution was seen to move on single prompts when nothing was
+#: reused and only the order of sums changed.
+SENSITIVE = 0.02
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -21,12 +24,19 @@ def reuse_kl(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("model", ["starter", "gemma"])
 def test_reuse_is_exact_where_it_says_so(
-    model: str, reuse_kl: Any, tmp_path: Path, request: pytest.FixtureRequest
+    model: str,
+    reuse_kl: Any,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Bit-equal from the same place, else within twice the largest of what company alone does."""
+    """Bit-equal from the same place, else within twice the largest of what company alone does: of
+    many prompts, so of these few it may be more, up to what single prompts were seen to reach.
+    """
+    monkeypatch.setattr(reuse_kl, "N_OTHERS", (1, 3))
     found = reuse_kl.measure(request.getfixturevalue(model), 2, tmp_path)
     promised = (*reuse_kl.BIT_EQUAL, *reuse_kl.EXACT)
-    assert {way: reuse_kl.verdict(way, found) for way in promised} == dict.fromkeys(
+    assert {way: reuse_kl.verdict(way, found, SENSITIVE) for way in promised} == dict.fromkeys(
         promised, "holds"
     ), "\n".join(reuse_kl.table(found))
     assert len(found[reuse_kl.CONTROL]) > max(len(found[way]) for way in promised)
