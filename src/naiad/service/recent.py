@@ -13,7 +13,7 @@ class RecentLogprobs:
     """The newest answer of each caller and handle that asked to be remembered.
 
     most_tokens: when there are more than these in all, the oldest answers are forgotten; the newest
-        never is. Each answer counts as one more than its tokens, so that empty ones are bounded too.
+        never is. Each answer counts as one more than its tokens: empty ones are bounded too.
     """
 
     def __init__(self, most_tokens: int = _MOST_TOKENS) -> None:
