@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import anthropic
@@ -354,10 +355,31 @@ async def test_counting_needs_no_max_tokens() -> None:
     assert backend.asked[0].prompt.tools[0].name == "get_weather"
 
 
+class Clock:
+    """Shows what it is set to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("thinks", [True, False])
+def test_what_is_asked_tells_whether_thinking_comes_first(thinks: bool) -> None:
+    kind = "enabled" if thinks else "disabled"
+    formatter = parsed(thinking={"type": kind, "budget_tokens": 1024}).formatter
+    formatter.open(Started(1))
+    formatter._clock = lambda: time.monotonic() + 1000  # type: ignore[attr-defined]
+    assert (b'"thinking"' in formatter.heartbeat()) is thinks
+
+
 @pytest.mark.parametrize("rest", [("text",), ("thinking", "text"), ("tool_use",)])
 def test_long_silence_is_told_in_events_that_add_nothing(rest: tuple[str, ...]) -> None:
     """Pings alone make Claude Code give up; the message is what it is without the silence."""
-    formatter = MessageFormatter("m", "msg_1")
+    clock = Clock()
+    formatter = MessageFormatter("m", "msg_1", thinks=rest[0] == "thinking", clock=clock)
+    clock.now += 1000
     assert {formatter.heartbeat() for _ in range(3)} == {PING}  # the model may be loaded first
     said: dict[str, Any] = {
         "text": formatter.delta,
@@ -369,14 +391,23 @@ def test_long_silence_is_told_in_events_that_add_nothing(rest: tuple[str, ...]) 
         "thinking": ReasoningDelta("why", 1),
         "tool_use": ToolCallDelta(0, "a", "f", "{}", is_first=True, is_last=True),
     }
-    frames = formatter.open(Started(1)) + b"".join(formatter.heartbeat() for _ in range(3))
+    frames = formatter.open(Started(1))
+    clock.now += 239
+    assert formatter.heartbeat() == PING
+    for _ in range(3):
+        clock.now += 240
+        frames += formatter.heartbeat()
+        assert formatter.heartbeat() == PING
     for kind in rest:
-        frames += said[kind](given[kind]) + formatter.heartbeat()
+        frames += said[kind](given[kind])
+        assert formatter.heartbeat() == PING
+        clock.now += 240
+        frames += formatter.heartbeat()
     frames += formatter.close(Finished(FinishReason.STOP, Usage(1, 1)))
     lines = [line for line in frames.decode().splitlines() if line.startswith("data: ")]
     events = [json.loads(line[6:]) for line in lines]
     begun = [one["content_block"]["type"] for one in events if "content_block" in one]
-    assert begun == (["text"] if rest == ("text",) else ["text", *rest])
+    assert begun == (["text", *rest] if rest == ("tool_use",) else list(rest))
     ends = [one["index"] for one in events if one["type"] == "content_block_stop"]
     assert ends == list(range(len(begun)))
     pieces = [one["delta"] for one in events if one["type"] == "content_block_delta"]

@@ -179,7 +179,7 @@ async def test_kobolds_are_there_while_it_runs() -> None:
 
 
 def test_what_is_remembered_is_bounded_and_the_callers_own() -> None:
-    recent = RecentLogprobs(most_tokens=3)
+    recent = RecentLogprobs(most_tokens=6)
     for place in range(5):
         recent.begin(ALICE, str(place)).extend(TOLD[:1])
     assert [len(recent.find(ALICE, str(place))) for place in range(5)] == [0, 1, 1, 1, 1]
@@ -188,6 +188,23 @@ def test_what_is_remembered_is_bounded_and_the_callers_own() -> None:
     assert recent.find(Caller("bob"), None) == recent.find(ALICE, "9") == ()
     assert recent.begin(ALICE, None) == []
     assert recent.find(ALICE, None) == ()
+
+
+def test_answers_without_logprobs_are_bounded_too() -> None:
+    recent = RecentLogprobs(most_tokens=6)
+    for place in range(100):
+        recent.begin(ALICE, str(place))
+    assert len(recent._answers) == 7
+    recent.begin(ALICE, "99", is_told=False).extend(TOLD)
+    assert recent.find(ALICE, "99") == ()
+    assert len(recent._answers) == 6
+
+
+async def test_nothing_is_kept_of_requests_that_ask_for_no_logprobs() -> None:
+    async with house(saying("Hi")) as running, httpx.AsyncClient(base_url=running.url) as http:
+        for handle in "AB":
+            await http.post("/api/v1/generate", json={"prompt": "x", "genkey": handle})
+        assert running.service._recent._answers == {}
 
 
 if __name__ == "__main__":

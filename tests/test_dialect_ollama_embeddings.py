@@ -48,6 +48,9 @@ async def test_one_text_and_several(client: ollama.AsyncClient) -> None:
     assert (await client.embeddings(M, "ab")).embedding == alone.embeddings[0]
     (short,) = (await client.embed(M, "ab", dimensions=2)).embeddings
     assert short == pytest.approx([0.6, 0.8])
+    whole = (await client.embed(M, "ab")).embeddings
+    for ignored in (0, 9999):
+        assert (await client.embed(M, "ab", dimensions=ignored)).embeddings == whole
 
 
 async def test_without_a_text_the_model_is_loaded(
@@ -98,7 +101,8 @@ async def test_kobold_has_openais_shape_and_cuts(running: House) -> None:
         ({"input": ["a", 5]}, r"'input\[1\]' must be a string, not a number"),
         ({"input": ["a"] * 2049}, "at most 2048 texts, not 2049"),
         ({"input": "\ud800"}, "lone surrogate"),
-        ({"input": "a", "dimensions": 0}, "'dimensions' must be an integer of at least 1"),
+        ({"input": "a", "dimensions": -1}, "'dimensions' must be an integer of at least 0"),
+        ({"input": ["a", ""]}, r"'input\[1\]' is empty"),
         ({"input": "a", "truncate": "yes"}, "'truncate' must be true or false"),
         ({"input": "a", "options": []}, "'options' must be an object"),
         ({"input": "a", "keep_alive": "soon"}, "'keep_alive' must be a number of seconds"),

@@ -165,3 +165,11 @@ def test_long_silence_is_told_in_events_until_there_is_output() -> None:
     assert [one["sequence_number"] for one in events] == list(range(len(events)))
     assert frames.count(SSE_PING) == 2
     assert lines[-1] == "data: [DONE]"
+
+
+def test_nothing_comes_behind_the_end() -> None:
+    formatter = ResponsesFormatter("m", {})
+    formatter.open(Started(1))
+    formatter.heartbeat()
+    formatter.close(Finished(FinishReason.ERROR, Usage(1, 0)))
+    assert {formatter.heartbeat() for _ in range(3)} == {SSE_PING}

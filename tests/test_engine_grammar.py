@@ -10,10 +10,11 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from llguidance import LLTokenizer
 
 from naiad.engine.base import CoreJob
 from naiad.engine.drafts import NgramDrafter
-from naiad.engine.grammar.compiler import GrammarCompiler
+from naiad.engine.grammar.compiler import GrammarCompiler, make_tokenizer
 from naiad.engine.grammar.definition import MAX_BYTES, define
 from naiad.engine.grammar.follower import Follower
 from naiad.engine.grammar.vetting import Vetted, Vetting
@@ -336,13 +337,16 @@ def test_a_grammar_that_cannot_be_compiled_is_refused_with_the_place(
     assert len(caught.value.message) < 500
 
 
+class Slow(NoVetting):
+    """Every grammar is one that was slow to try out."""
+
+    def vet(self, kind: str, text: str) -> Vetted:
+        return Vetted(define(kind, text), 0.5)
+
+
 def test_one_that_was_slow_to_try_out_is_compiled_where_others_come_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Slow(NoVetting):
-        def vet(self, kind: str, text: str) -> Vetted:
-            return Vetted(define(kind, text), 0.5)
-
     gave_way: list[str] = []
     monkeypatch.setattr(
         "naiad.engine.grammar.compiler.give_way",
@@ -353,6 +357,36 @@ def test_one_that_was_slow_to_try_out_is_compiled_where_others_come_first(
         assert follower.mask()[0]
         assert len(gave_way) == n
     assert threading.current_thread().name not in gave_way
+
+
+def test_one_that_gets_nothing_of_the_processor_is_compiled_with_equal_rights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    starved = threading.Event()
+    monkeypatch.setattr("naiad.engine.grammar.compiler.give_way", starved.wait)
+    monkeypatch.setattr("naiad.engine.grammar.compiler._APART_S", 0.01)
+    compiler = GrammarCompiler(TextVocab(), Slow())
+    try:
+        for text in ("[ab]{2}", "[ab]{3}", "[ab]{4}", "[ab]{5}"):
+            assert compiler.compile(Grammar("regex", text)).mask()[0]
+        assert not compiler._apart.acquire(blocking=False)  # no more threads are left behind
+    finally:
+        starved.set()
+
+
+def test_a_vocabulary_is_read_where_nobody_else_comes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    readers: list[str] = []
+
+    def noting(vocab: TextVocab) -> LLTokenizer:
+        readers.append(threading.current_thread().name)
+        return make_tokenizer(vocab)
+
+    monkeypatch.setattr("naiad.engine.grammar.compiler.make_tokenizer", noting)
+    monkeypatch.setattr("naiad.engine.grammar.compiler.give_way", lambda: None)
+    GrammarCompiler(TextVocab(), Slow()).compile(Grammar("regex", "[ab]{2}"))
+    assert readers == [threading.current_thread().name]
 
 
 def test_one_grammar_does_not_wait_for_another(monkeypatch: pytest.MonkeyPatch) -> None:

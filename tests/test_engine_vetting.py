@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 from llguidance import LLTokenizer
@@ -121,6 +123,39 @@ def test_one_that_kills_its_child_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     assert "too large or too deep" in in_child("regex", "a")["error"]
     monkeypatch.setattr(helper, "try_out", lambda *_: 1 / 0)
     assert "too large or too deep" in in_child("regex", "a")["error"]
+
+
+def test_one_that_kills_its_child_amid_its_reply_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def cut(job: Any, vocabulary: Any, sink: int) -> NoReturn:
+        os.write(sink, b'{"error": nu')
+        os._exit(1)
+
+    monkeypatch.setattr(helper, "_be_the_child", cut)
+    assert "too large or too deep" in in_child("regex", "a")["error"]
+
+
+def test_without_room_for_a_child_the_helper_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr(os, "fork", refuse)
+    assert "no process free" in in_child("regex", "a")["error"]
+
+
+def test_the_child_ends_with_its_helper(tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    os.mkfifo(alive)
+    source = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
+    script = f"""import os, time; kept = open({str(alive)!r}, "w")
+if os.fork(): print(flush=True)
+time.sleep(60)"""
+    vetting = Vetting(command=(sys.executable, "-c", script))
+    vetting._warm()
+    vetting.close()
+    assert select.select([source], [], [], 30)[0]  # nobody has the other end any more
+    os.close(source)
 
 
 def test_only_one_that_takes_long_has_what_others_leave(monkeypatch: pytest.MonkeyPatch) -> None:

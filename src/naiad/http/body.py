@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from typing import Any
 
@@ -23,7 +24,7 @@ MOST_PARTS = 100_000
 #: A field with what some encoders write for no number, or with more digits than are ever read.
 _MISFIT = re.compile(
     rb'"([^"\\\x00-\x1f]{1,64})"\s*:\s*'
-    rb"(?:(-?NaN|-?Infinity)|-?\d{4000,}|-?\d[\d.]*[eE]\+?\d{3,})"
+    rb"(?:(-?NaN|-?Infinity)|(-?\d{4000,}|-?\d[\d.]*[eE]\+?\d{3,}))"
 )
 
 
@@ -97,8 +98,8 @@ def decode_object(data: bytes) -> dict[str, Any]:
 def _misfit(data: bytes, refusal: str) -> InvalidJson | None:
     """The refusal of a field that holds what is no number, or none that can be read."""
     is_range = "out of range" in refusal
-    found = _MISFIT.search(data) if len(data) <= LARGE_BYTES else None
-    if found is None or is_range == bool(found[2]):
+    found = _first_misfit(data, is_range=is_range) if len(data) <= LARGE_BYTES else None
+    if found is None:
         return None  # the decoder stumbled over something else
     name = found[1].decode("utf-8", "replace")
     if is_range:
@@ -108,6 +109,26 @@ def _misfit(data: bytes, refusal: str) -> InvalidJson | None:
         "field out.",
         param=name,
     )
+
+
+def _first_misfit(data: bytes, *, is_range: bool) -> re.Match[bytes] | None:
+    """The first number that is infinite when read; or the first that is none, if that is all."""
+    if is_range:
+        return next((m for m in _MISFIT.finditer(data) if m[3] and _is_infinite(m[3])), None)
+    found = next((m for m in _MISFIT.finditer(data) if m[2]), None)
+    if found is not None:
+        try:
+            json.loads(data)  # which knows NaN
+        except (ValueError, RecursionError):
+            return None
+    return found
+
+
+def _is_infinite(number: bytes) -> bool:
+    try:
+        return math.isinf(float(number))
+    except ValueError:
+        return False  # 1.2.3e456
 
 
 def _reason(data: bytes, refusal: Exception) -> str:

@@ -210,7 +210,9 @@ class Service:
                 prompt_ids=await self._ids_of(job.prompt) if request.wants_context else None,
             )
             if request.recalls_logprobs:
-                entry.logprobs = self._recent.begin(caller, request.handle)
+                entry.logprobs = self._recent.begin(
+                    caller, request.handle, is_told=request.sampling.n_logprobs >= 0
+                )
             entry.running = lambda: Running(request, generation.usage)
             try:
                 yield generation

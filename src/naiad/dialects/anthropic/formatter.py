@@ -7,6 +7,8 @@ prompt's reused tokens are known at the end only, so the last usage is the one t
 from __future__ import annotations
 
 import secrets
+import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -29,6 +31,7 @@ from naiad.types import (
 )
 
 _PING = sse(b'{"type":"ping"}', "ping")
+_MOST_PINGS_S = 240.0
 
 #: What a message and its usage must have by their schemas, and which has no meaning here.
 _NO_DETAILS = {"stop_details": None, "container": None}
@@ -46,30 +49,39 @@ _NO_USAGE = dict.fromkeys(
 class MessageFormatter(Formatter):
     """/v1/messages.
 
-    model: the name to answer under. message_id: of the answer.
+    model: the name to answer under. message_id: of the answer. thinks: its first block is likely
+    to be a thinking one. clock: tells seconds.
     """
 
     media = Media.SSE
 
-    def __init__(self, model: str, message_id: str) -> None:
+    def __init__(
+        self,
+        model: str,
+        message_id: str,
+        *,
+        thinks: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._model = model
         self._id = message_id
+        self._thinks = thinks
+        self._clock = clock
         self._index = -1  # of the newest block
         self._kind = ""  # of the open block; "" when none is
         self._text: Template | None = None  # of the open text block
-        self._has_begun = False
-        self._n_beats = 0
+        self._told_at: float | None = None  # the newest event that is no ping
 
     @staticmethod
-    def new(model: str) -> MessageFormatter:
+    def new(model: str, *, thinks: bool = False) -> MessageFormatter:
         """A formatter whose message has an id that nobody can guess."""
-        return MessageFormatter(model, f"msg_{secrets.token_hex(12)}")
+        return MessageFormatter(model, f"msg_{secrets.token_hex(12)}", thinks=thinks)
 
     def open(self, started: Started) -> bytes:
         """The message without content."""
         usage = usage_of(Usage(prompt_tokens=started.n_prompt))
         message = self._message([], None, None, usage)
-        self._has_begun = True
+        self._told_at = self._clock()
         return _event("message_start", message=message) + _PING
 
     def progress(self, progress: Progress) -> bytes:  # noqa: ARG002 - the protocol's signature
@@ -78,6 +90,7 @@ class MessageFormatter(Formatter):
 
     def delta(self, delta: TextDelta) -> bytes:
         """Text of a text block."""
+        self._told_at = self._clock()
         begin = b""
         if self._kind != "text" or self._text is None:
             begin = self._begin("text", _text(""))
@@ -88,6 +101,7 @@ class MessageFormatter(Formatter):
 
     def reasoning(self, delta: ReasoningDelta) -> bytes:
         """Text of a thinking block."""
+        self._told_at = self._clock()
         begin = b""
         if self._kind != "thinking":
             begin = self._begin("thinking", _thinking(""))
@@ -95,6 +109,7 @@ class MessageFormatter(Formatter):
 
     def tool_call(self, delta: ToolCallDelta) -> bytes:
         """A tool_use block, its input as pieces of JSON."""
+        self._told_at = self._clock()
         frames = b""
         if delta.is_first:
             frames = self._begin("tool_use", _tool_use(delta.id, delta.name, {}))
@@ -116,19 +131,19 @@ class MessageFormatter(Formatter):
         return self._end() + last + _event("message_stop")
 
     def heartbeat(self) -> bytes:
-        """A ping; from the second in a message on, a piece of a block that adds nothing to it.
+        """A ping; after four minutes of nothing else, a piece of a block that adds nothing to it.
 
         Claude Code gives up a stream in which no event but pings came for five minutes, and a long
-        prompt takes longer on a small machine. A text block that begins for this is where the
-        answer's text goes later.
+        prompt takes longer on a small machine. A block that begins for this is where the answer's
+        text or thinking goes later, whichever is likely to come first.
         """
-        self._n_beats += self._has_begun
-        if self._n_beats < 2:
+        if self._told_at is None or self._clock() - self._told_at < _MOST_PINGS_S:
             return _PING
-        if self._kind == "thinking":
-            return self.reasoning(ReasoningDelta("", 0))
         if self._kind == "tool_use":
+            self._told_at = self._clock()
             return self._piece({"type": "input_json_delta", "partial_json": ""})
+        if self._kind == "thinking" or (not self._kind and self._thinks):
+            return self.reasoning(ReasoningDelta("", 0))
         return self.delta(TextDelta("", 0))
 
     def whole(self, completion: Completion) -> Any:

@@ -62,7 +62,8 @@ def parse_messages(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
         handle=read_handle(fields),
         priority=read_priority(fields),
     )
-    formatter = MessageFormatter.new(request.model or model.name)
+    thinks = prompt.thinking is not False and bool(fields.get(mapping, "thinking"))
+    formatter = MessageFormatter.new(request.model or model.name, thinks=thinks)
     return Parsed(request, formatter, ignored(fields) + listed(foreign_tools))
 
 

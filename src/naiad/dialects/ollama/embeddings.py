@@ -26,11 +26,11 @@ async def embed(backend: Backend, call: Call) -> Any:
     began = time.perf_counter_ns()
     fields = Fields(call.body)
     texts = _texts(fields)
-    size = fields.get(integer(1, backend.model.n_embd or None), "dimensions")
+    size = fields.get(integer(0), "dimensions") or None  # Ollama ignores 0, and what is too many
     truncate = fields.get(boolean, "truncate") is not False
     name = fields.get(short_text(MAX_MODEL_CHARS), "model", "name") or backend.model.name
     found = await _embedded(backend, call, fields, texts, truncate=truncate)
-    vectors = [one.vector if size is None else shortened(one.vector, size) for one in found]
+    vectors = [_cut(one.vector, size) for one in found]
     total_ns = time.perf_counter_ns() - began
     work_ns = round(sum(one.seconds for one in found) * _NS)
     return {
@@ -86,4 +86,12 @@ def _texts(fields: Fields) -> list[str]:
         raise InvalidRequest(
             f"'{name}' must hold at most {MAX_INPUTS} texts, not {len(texts)}.", param=name
         )
-    return [text(f"{name}[{place}]", one) for place, one in enumerate(texts)]
+    found = [text(f"{name}[{place}]", one) for place, one in enumerate(texts)]
+    if "" in found:
+        place = f"{name}[{found.index('')}]"
+        raise InvalidRequest(f"'{place}' is empty; there is nothing to embed.", param=place)
+    return found
+
+
+def _cut(vector: bytes, size: int | None) -> bytes:
+    return vector if size is None or 4 * size >= len(vector) else shortened(vector, size)

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Protocol
 
 from naiad.engine.grammar.definition import limits, refusal
@@ -25,6 +25,8 @@ _MOST_KEPT = 64
 N_AT_ONCE = 2
 _MOST_CPU_S = 2.0  # with the whole vocabulary; trying it out beforehand may take half of that
 _QUICK_S = 0.02  # of the processor: what takes longer is compiled where streams do not notice
+
+_APART_S = 8.0  # there; after that streams have to notice
 
 
 class Vocabulary(Protocol):
@@ -50,6 +52,7 @@ class GrammarCompiler:
         self._tokenizer: LLTokenizer | None = None
         self._kept: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
+        self._apart = threading.BoundedSemaphore(N_AT_ONCE)  # threads that have given way
 
     def cached(self, grammar: Grammar) -> Follower | None:
         """At the beginning of a grammar that was compiled lately; None when it was not."""
@@ -82,32 +85,54 @@ class GrammarCompiler:
         return Follower(matcher.deep_copy(), self._vocab, grammar.after, grammar.opening)
 
     def _built(self, vetted: Vetted) -> LLMatcher:
-        """llguidance lets go of the interpreter, so this one thread's place is all that matters."""
-        if vetted.cpu_s <= _QUICK_S:
-            return self._build(vetted.definition)
-        # Who has given way can often not come back: a thread for this one.
-        with ThreadPoolExecutor(1, "naiad-slow-grammar", give_way) as apart:
-            return apart.submit(self._build, vetted.definition).result()
+        """llguidance lets go of the interpreter, so this one thread's place is all that matters.
 
-    def _build(self, definition: str) -> LLMatcher:
-        from llguidance import LLMatcher
+        Who has given way can often not come back: a thread for a slow one. When all others leave
+        it too little, it is built here after all, as is one that finds no such thread free.
+        """
+        tokenizer = self._shared_tokenizer()  # by Python code: not where others come first
+        if vetted.cpu_s <= _QUICK_S or not self._apart.acquire(blocking=False):
+            return _build(tokenizer, vetted.definition)
+        found: Future[LLMatcher] = Future()
 
+        def build_apart() -> None:
+            try:
+                give_way()
+                found.set_result(_build(tokenizer, vetted.definition))
+            except Exception as error:  # whatever it is, somebody waits for an answer
+                found.set_exception(error)
+            finally:
+                self._apart.release()
+
+        threading.Thread(target=build_apart, name="naiad-slow-grammar").start()
+        try:
+            return found.result(_APART_S)
+        except TimeoutError:
+            return _build(tokenizer, vetted.definition)
+
+    def _shared_tokenizer(self) -> LLTokenizer:
         with self._lock:
-            tokenizer = self._tokenizer = self._tokenizer or make_tokenizer(self._vocab)
-        began = time.thread_time()
-        matcher = LLMatcher(tokenizer, definition, log_level=0, limits=limits())
-        if not matcher.is_error():
-            matcher.compute_bitmask()
-        if reason := matcher.get_error():
-            raise refusal(reason)
-        if time.thread_time() - began > _MOST_CPU_S:
-            raise InvalidRequest("the grammar takes too long to follow with this vocabulary")
-        return matcher
+            self._tokenizer = self._tokenizer or make_tokenizer(self._vocab)
+            return self._tokenizer
 
     def close(self) -> None:
         """End the helpers. Safe to call twice."""
         for vetting in self._vettings:
             vetting.close()
+
+
+def _build(tokenizer: LLTokenizer, definition: str) -> LLMatcher:
+    from llguidance import LLMatcher
+
+    began = time.thread_time()
+    matcher = LLMatcher(tokenizer, definition, log_level=0, limits=limits())
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    if reason := matcher.get_error():
+        raise refusal(reason)
+    if time.thread_time() - began > _MOST_CPU_S:
+        raise InvalidRequest("the grammar takes too long to follow with this vocabulary")
+    return matcher
 
 
 def make_tokenizer(vocab: Vocabulary) -> LLTokenizer:

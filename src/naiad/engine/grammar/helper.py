@@ -51,7 +51,12 @@ def try_out(kind: str, text: str, vocabulary: LLTokenizer) -> dict[str, Any]:
 def in_a_child(job: dict[str, Any], vocabulary: LLTokenizer) -> dict[str, Any]:
     """The reply to a job, worked out by a child that may die of it."""
     source, sink = os.pipe()
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:
+        os.close(source)
+        os.close(sink)
+        return {"error": "there is no process free to try the grammar out; try again", "cpu_s": 0.0}
     if not child:
         _be_the_child(job, vocabulary, sink)
     os.close(sink)
@@ -62,15 +67,18 @@ def in_a_child(job: dict[str, Any], vocabulary: LLTokenizer) -> dict[str, Any]:
         said = json.dumps({"error": _too_long(job["timeout_s"])}).encode()
     os.close(source)
     _, status, used = os.wait4(child, 0)
-    if not said:  # it died
+    return {**_reply(said, status, job["cpu_s"]), "cpu_s": used.ru_utime + used.ru_stime}
+
+
+def _reply(said: bytes, status: int, cpu_s: float) -> dict[str, Any]:
+    """What a child said, or why it died of its grammar, perhaps amid a word."""
+    try:
+        reply: dict[str, Any] = json.loads(said)
+    except ValueError:
         is_spent = os.waitstatus_to_exitcode(status) == -signal.SIGPROF
-        why = (
-            _too_long(job["cpu_s"])
-            if is_spent
-            else "the grammar is too large or too deep to be compiled"
-        )
-        said = json.dumps({"error": why}).encode()
-    return {**json.loads(said), "cpu_s": used.ru_utime + used.ru_stime}
+        too_large = "the grammar is too large or too deep to be compiled"
+        return {"error": _too_long(cpu_s) if is_spent else too_large}
+    return reply
 
 
 def _be_the_child(job: dict[str, Any], vocabulary: LLTokenizer, sink: int) -> NoReturn:

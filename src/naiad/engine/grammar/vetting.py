@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -73,7 +75,12 @@ class Vetting:
             return helper
         self.close()
         pipe = subprocess.PIPE
-        helper = self._helper = subprocess.Popen(self._command, stdin=pipe, stdout=pipe)
+        helper = self._helper = subprocess.Popen(
+            self._command,
+            stdin=pipe,
+            stdout=pipe,
+            start_new_session=True,  # so that its child ends with it
+        )
         try:
             _read_line(helper, time.monotonic() + _START_S)
         except (TimeoutError, _Gone):
@@ -98,7 +105,9 @@ class Vetting:
         helper, self._helper = self._helper, None
         if helper is None:
             return
-        helper.kill()
+        if helper.returncode is None:  # its number is nobody else's yet
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # all of them are gone
+                os.killpg(helper.pid, signal.SIGKILL)
         helper.wait()
         for pipe in (helper.stdin, helper.stdout):
             assert pipe is not None

@@ -86,6 +86,7 @@ class ResponsesFormatter(Formatter):
         self._has_logprobs = has_logprobs
         self._n_events = 0
         self._n_beats = 0
+        self._is_over = False
         self._n_reasoning = 0
         self._kind = ""  # of the item that is being said; "" for none
 
@@ -133,7 +134,7 @@ class ResponsesFormatter(Formatter):
         Codex gives up a stream that had no event for five minutes, and comments are none.
         """
         self._n_beats += self._n_events > 0
-        if self._n_beats < 2 or self._output:
+        if self._n_beats < 2 or self._output or self._is_over:
             return SSE_PING
         return self._event("in_progress", response=self.response)
 
@@ -207,6 +208,7 @@ class ResponsesFormatter(Formatter):
     def close(self, finished: Finished) -> bytes:
         """The last item, then the response as it ended, then the end marker."""
         status = _STATUS[finished.reason]
+        self._is_over = True
         data = b""
         if not self._output and status in ("completed", "incomplete"):
             data = self._begin("message", _message())  # an empty answer is one, too
