@@ -18,7 +18,7 @@ def client_that(does: str) -> run.Client:
         def command(self) -> list[str]:
             return [sys.executable, "-c", does]
 
-    return Written(f"{does.split()[0]}.py", ())
+    return Written("written.py", ())
 
 
 def test_a_client_that_hangs_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,9 @@
 """`make test-clients`: clients of others against a server with the starter model.
 
 Claude Code talks to Gemma 3 270M instead, since its first request is longer than what the starter
-model can read; on two cores that may take longer than a client gets. Each client is a script in this folder, run in an
-environment of its own with the server's URL and the model's name. It ends with exit code 0, or says
-what was wrong. Names given as arguments run only these.
+model can read; on two cores that may take longer than a client gets. Each client is a script in
+this folder, run in an environment of its own with the server's URL and the model's name. It ends
+with exit code 0, or says what was wrong. Names given as arguments run only these.
 """
 
 from __future__ import annotations
