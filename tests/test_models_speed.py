@@ -96,7 +96,7 @@ def test_only_layers_with_kv_heads_attend() -> None:
 def test_negative_numbers_are_refused(key: str) -> None:
     more = {"sliding_window": 512, key: -3}
     with pytest.raises(ModelFileError, match=f"llama.attention.{key} is -3"):
-        cost_of(header(**more), 1000)
+        cost_of(header(arch="llama", **more), 1000)
 
 
 @pytest.mark.parametrize(
