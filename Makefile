@@ -44,7 +44,7 @@ test: dev models axe
 conformance: dev
 	@$(BIN)/python tests/conformance/run.py $(ARGS)
 
-test-clients: dev
+test-clients: dev models
 	@$(BIN)/python tests/clients/run.py $(ARGS)
 
 lint: dev

@@ -26,7 +26,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NAIAD_MODELS_DIR", str(tmp_path))
     monkeypatch.setenv("NAIAD_FOREIGN_MODELS", "false")
     monkeypatch.setattr(fitting, "free_bytes", lambda: 1 << 30)
-    monkeypatch.setattr(fitting, "read_speed", lambda: 1e10)
+    monkeypatch.setattr(fitting, "read_speed", lambda _n, _n_bytes: 1e10)
     a_model(tmp_path / "Tiny.gguf", *PLAIN)
     return tmp_path
 
@@ -58,7 +58,8 @@ def test_the_command_says_whether_it_runs(capsys: Output) -> None:
     out = capsys.readouterr().out
     assert out.startswith("It runs here: naiad serve --ctx 8192 --kv-type")
     assert "made for 8,192 tokens" in out and "tokens/s at first" in out
-    assert "The speed is an estimate, here with KV f16." in out and "10 GB/s" in out
+    assert "an estimate for the processor, here with KV f16." in out and "10 GB/s" in out
+    assert "off by half" in out
     assert run(["fit", "tiny", "--json", "--no-speed", "--ctx", "512"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [one["kv_type"] for one in told["fits"]] == ["f16", "q8_0"]
@@ -86,8 +87,26 @@ def test_recurrent_parts_are_told(models: Path) -> None:
 
 def test_the_speed_of_memory_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(fitting, "PROBE_BYTES", 1 << 16)
-    assert fitting.read_speed() > 0
+    assert fitting.read_speed(2, 1 << 16) > 0
+
+
+@pytest.mark.parametrize(("usable", "physical", "n"), [(3, 32, 3), (64, 32, 32)])
+def test_only_cores_that_this_process_may_use_count(
+    monkeypatch: pytest.MonkeyPatch, usable: int, physical: int, n: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(usable)), raising=False)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: physical)
+    assert fitting.this_machine() == Machine(1e10, n)
+
+
+def test_more_is_read_than_caches_hold_and_less_than_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert fitting.probe_bytes(1 << 36) == 256 * MIB
+    monkeypatch.setattr("os.cpu_count", lambda: 192)
+    assert fitting.probe_bytes(1 << 36) == 192 * 32 * MIB
+    assert fitting.probe_bytes(1 << 30) == 256 * MIB
 
 
 def test_show_tells_the_memory_of_a_context(capsys: Output) -> None:

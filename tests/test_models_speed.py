@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from naiad.cli.fitting import cost_of_file
+from naiad.errors import ModelFileError
 from naiad.models.cost import Cost, cost_of
 from naiad.models.gguf import GgufHeader, Tensor
 from naiad.models.speed import READ_SHARE, SLOW_BYTES_PER_S, Machine, pace
@@ -66,9 +67,36 @@ def test_only_what_a_token_reads_is_counted() -> None:
     assert (told.token_bytes, told.slow_bytes) == (1300, 300)
     apart = header(("token_embd.weight", F32, 1000), ("output.weight", Q4_0, 500))
     assert cost_of(apart, 1500).token_bytes == 500
-    in_parts = cost_of(apart, 3000)
-    assert (in_parts.token_bytes, in_parts.slow_bytes) == (1000, 0)
     assert cost_of(header(), 700).token_bytes == 700
+
+
+def test_of_a_model_in_parts_only_layers_are_in_the_others() -> None:
+    first = header(
+        ("token_embd.weight", F32, 1000),
+        ("output.weight", Q4_1, 500),
+        ("blk.0.ffn_up.weight", Q4_1, 100),
+        ("blk.0.ffn_up_exps.weight", Q4_0, 100),
+    )
+    experts = {"llama.expert_count": 4, "llama.expert_used_count": 1}
+    told = cost_of(replace(first, metadata=first.metadata | experts), 1700 + 1800)
+    assert told.slow_bytes == 500 + 10 * 100
+    assert told.token_bytes == 500 + 10 * 100 + 10 * 100 // 4
+
+
+def test_only_layers_with_kv_heads_attend() -> None:
+    arrays: dict[str, tuple[int, ...]] = {"llama.attention.head_count_kv": (0, 0, 2, 0, 0, 2)}
+    plain = cost_of(replace(header(), arrays=arrays), 1000)
+    assert (plain.attended, plain.attended_in_window) == (2 * 8 * 128, 0)
+    windowed = header(sliding_window=512, sliding_window_pattern=6)
+    told = cost_of(replace(windowed, arrays=arrays), 1000)
+    assert (told.attended, told.attended_in_window) == (8 * 128, 8 * 128)
+
+
+@pytest.mark.parametrize("key", ["sliding_window_pattern", "sliding_window", "head_count_kv"])
+def test_negative_numbers_are_refused(key: str) -> None:
+    more = {"sliding_window": 512, key: -3}
+    with pytest.raises(ModelFileError, match=f"llama.attention.{key} is -3"):
+        cost_of(header(arch="llama", **more), 1000)
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,13 @@ def test_test_installs_what_tests_need_and_runs_every_check(checkout: Checkout) 
     assert not [call for call in checkout.calls() if "pip" in call]
 
 
+def test_clients_of_others_find_the_models_they_need(checkout: Checkout) -> None:
+    assert checkout.make("test-clients", "ARGS=openai_client").returncode == 0
+    *before, last = checkout.calls()
+    assert last == "python tests/clients/run.py openai_client"
+    assert {STARTER, "naiad pull gemma3"} <= set(before)
+
+
 @pytest.mark.parametrize("check", ["ruff check .", "mypy ", "python -m pytest"])
 def test_a_check_that_fails_fails_the_whole(checkout: Checkout, check: str) -> None:
     assert checkout.make("test", FAIL=check).returncode != 0

@@ -29,6 +29,7 @@ from naiad.errors import (
     Unauthorized,
     Unsupported,
 )
+from naiad.models.catalogue import find
 
 Output = pytest.CaptureFixture[str]
 
@@ -104,11 +105,32 @@ def test_nothing_piped_is_nothing_to_answer(
     assert "the prompt is empty" in capsys.readouterr().err
 
 
-def test_a_word_that_is_no_model_may_have_been_a_prompt() -> None:
-    told = only_word(("Hi",), ModelFileError("There is no model 'Hi'.")).message
-    assert told.endswith('If "Hi" is a prompt: naiad run starter "Hi"')
-    for words in (("a.gguf",), ("folder/name",), ("model", "prompt")):
-        assert only_word(words, ModelFileError("No.")).message == "No."
+def failure_to_find(name: str, folder: Path) -> ModelFileError:
+    with pytest.raises(ModelFileError) as caught:
+        find(name, folder)
+    return caught.value
+
+
+@pytest.mark.parametrize(("word", "quoted"), [("Hi", "Hi"), ("What's?", """'What'"'"'s?'""")])
+def test_a_word_that_is_no_model_may_have_been_a_prompt(
+    tmp_path: Path, word: str, quoted: str
+) -> None:
+    error = failure_to_find(word, tmp_path)
+    error.param = "model"
+    told = only_word((word,), error)
+    assert told.message == f"{error.message} If that is a prompt: naiad run starter {quoted}"
+    assert (told.param, told.details) == ("model", {"unknown": word})
+
+
+def test_no_prompt_is_proposed_where_a_model_was_meant(tmp_path: Path) -> None:
+    damaged = ModelFileError("It is damaged.")
+    assert only_word(("Hi",), damaged) is damaged
+    for name in ("a.gguf", "folder/name", "hf:owner/name", "gemma3", "starter"):
+        error = failure_to_find(name, tmp_path)
+        assert only_word((name,), error) is error
+    unknown = failure_to_find("Hi", tmp_path)
+    for words in (("Hi", "there"), ("Hi there",), ()):
+        assert only_word(words, unknown) is unknown
 
 
 def test_triple_quotes_hold_several_lines() -> None:

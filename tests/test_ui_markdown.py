@@ -53,6 +53,13 @@ def test_tasks_have_boxes() -> None:
     assert '<li class="task">☐ open</li>' in html
     assert '<li class="task">☑ <em>done</em></li>' in html
     assert html.count("task") == 2
+    assert '<ol>\n<li class="task">' in render("1. [x] first")
+
+
+@pytest.mark.parametrize("text", [r"- \[ ] literal", r"- [ \] literal", "- &#91;x] literal"])
+def test_escaped_brackets_are_no_boxes(text: str) -> None:
+    html = render(text)
+    assert "task" not in html and "☐" not in html and "literal" in html
 
 
 def test_tables_align_by_class() -> None:

@@ -222,6 +222,25 @@ def test_a_long_message_is_folded(chat: Chat) -> None:
     assert chat.page.locator(".fold").count() == 1
 
 
+def test_a_search_in_the_page_unfolds_what_it_finds(chat: Chat) -> None:
+    chat.ask("\n".join(f"line {n}" for n in range(60)))
+    body = chat.questions.first.locator(".body")
+    body.evaluate("element => { element.scrollTop = 400; }")
+    fold = chat.questions.first.locator(".fold[aria-expanded=true]")
+    fold.wait_for()
+    assert fold.inner_text() == "Show less"
+    assert height(body) > 1000
+
+
+def test_a_server_that_is_back_leaves_what_was_unfolded(chat: Chat) -> None:
+    chat.ask("\n".join(f"line {n}" for n in range(60)))
+    fold = chat.questions.first.locator(".fold")
+    fold.click()
+    chat.page.evaluate("async () => (await import('/ui/events.js')).emit('server-back')")
+    assert fold.get_attribute("aria-expanded") == "true"
+    assert height(chat.questions.first.locator(".body")) > 1000
+
+
 def test_the_meter_moves_while_an_answer_is_written(chat: Chat) -> None:
     chat.send(ENDLESS)
     meter = chat.page.locator("#meter .told")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from naiad.models.speed import Machine
 
 KV_TYPES = ("f16", "q8_0")
-#: What a measurement of memory reads, bytes in all threads together and how often.
-PROBE_BYTES = 1 << 28
+#: What a measurement of memory reads, in all threads together: so many bytes at least, and so many
+#: for each processor of the machine, since what lies in caches is no measure (some processors have
+#: 12 MiB for each core); but no more than a share of what is free. And how often.
+PROBE_BYTES, PROBE_BYTES_EACH, PROBE_SHARE = 1 << 28, 32 << 20, 0.25
 PROBE_ROUNDS = 3
 
 
@@ -152,26 +155,31 @@ def most_ctx(fits: Callable[[int], bool]) -> int:
 
 def this_machine() -> Machine:
     """How fast this machine is now."""
-    import psutil
-
+    from naiad.engine.sizing import this_machine as processors
     from naiad.models.speed import Machine
 
-    return Machine(read_speed(), psutil.cpu_count(logical=False) or 1)
+    usable = processors()
+    n_cores = min(usable.physical, usable.logical)
+    return Machine(read_speed(n_cores, probe_bytes(free_bytes())), n_cores)
 
 
-def read_speed() -> float:
-    """Bytes a second that all physical cores read from memory together; the best of some rounds."""
+def probe_bytes(free: int) -> int:
+    """What a measurement reads: more than caches hold, which those of the whole machine share."""
+    wanted = max(PROBE_BYTES, PROBE_BYTES_EACH * (os.cpu_count() or 1))
+    return max(1 << 20, min(wanted, int(free * PROBE_SHARE)))
+
+
+def read_speed(n: int, n_bytes: int) -> float:
+    """Bytes a second that n cores read from memory together; the best of some rounds."""
     import numpy as np
-    import psutil
 
-    n = psutil.cpu_count(logical=False) or 1
-    arrays = [np.ones(PROBE_BYTES // n // 8) for _ in range(n)]
+    arrays = [np.ones(n_bytes // n // 8) for _ in range(n)]
     best = 0.0
     with ThreadPoolExecutor(n) as pool:
         for _ in range(PROBE_ROUNDS):
             started = perf_counter()
             list(pool.map(np.max, arrays))
-            best = max(best, PROBE_BYTES / (perf_counter() - started))
+            best = max(best, n_bytes / (perf_counter() - started))
     return best
 
 
@@ -204,11 +212,11 @@ def told_how(fits: list[Fit], machine: Machine | None) -> list[str]:
     speed, n_cores = f"{machine.bytes_per_s / 1e9:.0f} GB/s", machine.n_cores
     return [
         "",
-        f"  The speed is an estimate, here with KV {best.kv_type}. A token takes",
+        f"  The speed is an estimate for the processor, here with KV {best.kv_type}. A token takes",
         f"  {ms['weights']} ms for the weights, {ms['layers']} for the layers' other work, and",
         f"  {ms['choosing']} to be chosen, and {ms['context']} for a full context before it.",
-        f"  Memory was read at {speed} by {n_cores} cores just now. The estimate may be",
-        "  off by a third, and by more while other programs run.",
+        f"  Memory was read at {speed} by {n_cores} cores just now. The rest was fitted on another",
+        "  machine: the estimate may be off by half, and by more while other programs run.",
     ]
 
 

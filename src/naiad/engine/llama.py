@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -328,14 +327,8 @@ def _count_parked(parallel: int) -> int:
 
 
 def _machine(gpu_layers: int) -> sizing.Machine:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    logical = usable or os.cpu_count() or 1
-    return sizing.Machine(
-        logical=logical,
-        physical=psutil.cpu_count(logical=False) or logical,
-        on_gpu=gpu_layers > 0,
-        has_amx="AMX_INT8 = 1" in library.system_info(),
-    )
+    has_amx = "AMX_INT8 = 1" in library.system_info()
+    return sizing.this_machine(on_gpu=gpu_layers > 0, has_amx=has_amx)
 
 
 def _budget(config: EngineConfig, choice: sizing.Choice, gpu_layers: int) -> StepBudget:

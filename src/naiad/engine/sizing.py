@@ -1,11 +1,13 @@
 """Which settings suit this machine: what was asked for, else what was measured, else a rule.
 
-Pure functions of plain values, so that every choice can be tested and explained. How large things
+Pure functions of plain values but for `this_machine`, so that every choice can be tested and
+explained. How large things
 may be is the matter of `naiad.engine.memory_fit`.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -27,6 +29,16 @@ class Machine:
     physical: int
     on_gpu: bool = False
     has_amx: bool = False
+
+
+def this_machine(*, on_gpu: bool = False, has_amx: bool = False) -> Machine:
+    """The processors of this machine, as far as this process may use them."""
+    import psutil
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    logical = usable or os.cpu_count() or 1
+    physical = psutil.cpu_count(logical=False) or logical
+    return Machine(logical, physical, on_gpu=on_gpu, has_amx=has_amx)
 
 
 @dataclass(frozen=True, slots=True)

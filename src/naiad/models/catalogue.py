@@ -101,7 +101,8 @@ def find(name: str | None, folder: Path, elsewhere: Sequence[Place] = ()) -> Pat
     end); else the stem of an installed file, in any case, or a name that `naiad pull` knows.
 
     Raises:
-        ModelFileError: there is no such file or model; the message says what to do.
+        ModelFileError: there is no such file or model; the message says what to do. Details:
+            `unknown`, the name, when it looks like no path and nothing is known by it.
     """
     name = name or STARTER.name
     if name in SOURCES:
@@ -118,7 +119,7 @@ def find(name: str | None, folder: Path, elsewhere: Sequence[Place] = ()) -> Pat
     if len(path.parts) > 1 or path.suffix.lower() == ".gguf":
         raise ModelFileError(f"There is no model file {name}, nor one of that name in {folder}.")
     told = _what_there_is(name, folder, elsewhere)
-    raise ModelFileError(f"There is no model {name!r} in {folder}. {told}")
+    raise ModelFileError(f"There is no model {name!r} in {folder}. {told}", unknown=name)
 
 
 def named(name: str, folder: Path, elsewhere: Sequence[Place] = ()) -> Path | None:

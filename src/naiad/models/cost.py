@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from naiad.errors import ModelFileError
-from naiad.models.gguf import GgufHeader
+from naiad.models.gguf import GgufHeader, Tensor
 
 #: Bytes of a number in the KV cache; q8_0 packs 32 of them with a scale into 34.
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
@@ -73,7 +73,9 @@ def cost_of(header: GgufHeader, n_bytes: int) -> Cost:
     value = _number(header, f"{arch}.attention.value_length") or width
     token_bytes, slow_bytes = _token_bytes(header, n_bytes)
     window = _number(header, f"{arch}.attention.sliding_window")
-    n_full = _n_full(header, n_layers) if window else n_layers
+    # Layers of other kinds, as hybrid models have, attend to nothing and have no KV heads.
+    attends = [n > 0 for n in kv_heads]
+    n_full = sum(_are_full(header, attends)) if window else sum(attends)
     met = n_head * (key + value)
     return Cost(
         weight_bytes=n_bytes,
@@ -88,7 +90,7 @@ def cost_of(header: GgufHeader, n_bytes: int) -> Cost:
         n_layers=n_layers,
         slow_bytes=slow_bytes,
         attended=n_full * met,
-        attended_in_window=(n_layers - n_full) * met,
+        attended_in_window=(sum(attends) - n_full) * met,
         window=window,
     )
 
@@ -96,7 +98,8 @@ def cost_of(header: GgufHeader, n_bytes: int) -> Cost:
 def _token_bytes(header: GgufHeader, n_bytes: int) -> tuple[int, int]:
     """Bytes of weights that one token reads, and of these the slow ones.
 
-    In a model of several files the first one's tensors stand for all.
+    In a model of several files the first one's layers stand for all; what belongs to no layer, such
+    as the embeddings, is there once.
     """
     named = sum(tensor.n_bytes for tensor in header.tensors)
     if not named:
@@ -105,13 +108,19 @@ def _token_bytes(header: GgufHeader, n_bytes: int) -> tuple[int, int]:
     n_used = _number(header, f"{header.architecture}.expert_used_count")
     of_experts = n_used / n_experts if 0 < n_used < n_experts else 1.0
     tables = _tables(header)
+    in_layers = sum(tensor.n_bytes for tensor in header.tensors if _is_in_layer(tensor))
+    scale = max(1 + (n_bytes - header.data_end) / in_layers, 1.0) if in_layers else 1.0
     unread = slow = 0.0
     for tensor in header.tensors:
         share = of_experts if "_exps." in tensor.name else float(tensor.name not in tables)
-        unread += (1 - share) * tensor.n_bytes
-        slow += 0 if tensor.kind in _FAST_KINDS else share * tensor.n_bytes
-    scale = max(n_bytes / max(header.data_end, 1), 1.0)
-    return n_bytes - int(unread * scale), int(slow * scale)
+        n = tensor.n_bytes * (scale if _is_in_layer(tensor) else 1.0)
+        unread += (1 - share) * n
+        slow += 0 if tensor.kind in _FAST_KINDS else share * n
+    return n_bytes - int(unread), int(slow)
+
+
+def _is_in_layer(tensor: Tensor) -> bool:
+    return tensor.name.startswith("blk.")
 
 
 def _tables(header: GgufHeader) -> set[str]:
@@ -120,24 +129,32 @@ def _tables(header: GgufHeader) -> set[str]:
     return {_PER_LAYER, _EMBEDDINGS} if has_output else {_PER_LAYER}
 
 
-def _n_full(header: GgufHeader, n_layers: int) -> int:
-    """Layers without a window, in a model whose other layers have one."""
+def _are_full(header: GgufHeader, attends: list[bool]) -> list[bool]:
+    """For each layer, whether it attends, and without a window as other layers have."""
     arch = header.architecture
     key = f"{arch}.attention.sliding_window_pattern"
     if key in header.arrays:  # for each layer: has it a window?
-        return sum(not one for one in header.arrays[key][:n_layers])
-    every = _number(header, key) or _FULL_EVERY.get(arch, 1)
-    return n_layers // every
+        pattern = header.arrays[key]
+        return [one and not w for one, w in zip(attends, pattern, strict=False)]
+    every = max(1, _number(header, key) or _FULL_EVERY.get(arch, 1))
+    return [one and i % every == every - 1 for i, one in enumerate(attends)]
 
 
 def _number(header: GgufHeader, key: str) -> int:
+    """A number of the header, 0 when it is not there. Raises ModelFileError when it is negative."""
     value = header.metadata.get(key)
-    return value if isinstance(value, int) else 0
+    return _counted(key, value) if isinstance(value, int) else 0
+
+
+def _counted(key: str, value: int) -> int:
+    if value < 0:
+        raise ModelFileError(f"The file says that its {key} is {value}, which cannot be negative.")
+    return value
 
 
 def _each(header: GgufHeader, key: str, n_layers: int) -> tuple[int, ...]:
     """A number for each layer; files give one for all or an array. () when they give none."""
     if key in header.arrays:
-        return header.arrays[key]
+        return tuple(_counted(key, n) for n in header.arrays[key][:n_layers])
     n = _number(header, key)
     return (n,) * min(n_layers, 4096) if n else ()

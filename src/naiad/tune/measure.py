@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -151,16 +150,7 @@ def _search_profiles(search: Search, facts: Facts, effort: Effort) -> None:
 
 def machine_of(facts: Facts) -> sizing.Machine:
     """This machine, as the rules of thumb see it."""
-    import psutil
-
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    logical = usable or os.cpu_count() or 1
-    return sizing.Machine(
-        logical=logical,
-        physical=psutil.cpu_count(logical=False) or logical,
-        on_gpu=facts.has_gpu,
-        has_amx=facts.has_amx,
-    )
+    return sizing.this_machine(on_gpu=facts.has_gpu, has_amx=facts.has_amx)
 
 
 def base_candidate(machine: sizing.Machine) -> Candidate:

@@ -73,7 +73,8 @@ def _keep(_tag: str, name: str, value: str) -> str | None:
 def _parser() -> MarkdownIt:
     options = {"html": False, "maxNesting": 30}
     parser = MarkdownIt("commonmark", options).enable(["table", "strikethrough"]).disable("image")
-    parser.core.ruler.push("tasks", _mark_tasks)
+    # Before escapes become text like any other: "\[ ]" is no box.
+    parser.core.ruler.before("text_join", "tasks", _mark_tasks)
     parser.add_render_rule("fence", _fence)
     parser.add_render_rule("th_open", _cell)
     parser.add_render_rule("td_open", _cell)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -93,10 +94,11 @@ def run(words: tuple[str, ...], raw: bool, as_json: bool, **flags: Any) -> int:
 
 def only_word(words: tuple[str, ...], error: ModelFileError) -> ModelFileError:
     """The failure to find a model, with how to ask what may have been meant as a prompt."""
-    if len(words) != 1 or Path(words[0]).suffix or "/" in words[0]:
+    model, prompt = split(words)
+    if model is None or prompt is not None or error.details.get("unknown") != model:
         return error
-    hint = f' If "{words[0]}" is a prompt: naiad run starter "{words[0]}"'
-    return ModelFileError(error.message + hint)
+    hint = f" If that is a prompt: naiad run starter {shlex.quote(model)}"
+    return ModelFileError(error.message + hint, param=error.param, **error.details)
 
 
 @click.command()

@@ -80,6 +80,7 @@ export class MessageView {
 
   /** Try again to render what could not be rendered while the server was away. */
   again() {
+    if (this.message.role !== "assistant") return; // these are never rendered
     if (this.live || !this.shown || !this.body.classList.contains("plain")) return;
     this.showWhole(this.shown);
   }
@@ -101,11 +102,19 @@ export class MessageView {
     this.element.querySelector(".fold")?.remove();
     if (!isLong) return;
     const button = h("button", { type: "button", class: "small fold", "aria-expanded": "false", text: "Show all of it" });
-    button.addEventListener("click", () => {
-      const isOpen = this.element.classList.toggle("unfolded");
+    const show = (/** @type {boolean} */ isOpen) => {
+      this.element.classList.toggle("unfolded", isOpen);
       button.setAttribute("aria-expanded", String(isOpen));
       button.textContent = isOpen ? "Show less" : "Show all of it";
-    });
+    };
+    button.addEventListener("click", () => show(!this.element.classList.contains("unfolded")));
+    this.body.onscroll = () => { // only a search in the page scrolls what is folded
+      const top = this.body.scrollTop;
+      if (!top || this.element.classList.contains("unfolded")) return;
+      show(true);
+      const thread = this.element.closest("#thread");
+      if (thread) thread.scrollTop += top; // what was found stays where it was
+    };
     this.body.after(button);
   }
 
