@@ -279,3 +279,21 @@ def test_without_threads_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "in_a_thread", lambda run: run())
     fetcher.ask([1])
     assert fetcher.take() == [(1, "1")]
+
+
+def test_a_read_that_fails_is_a_loss_and_the_next_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read(key: int) -> str:
+        if key == 1:
+            raise MemoryError
+        return str(key)
+
+    monkeypatch.setattr(fetching, "in_a_thread", lambda run: run())
+    fetcher = Fetcher(read)
+    fetcher.ask([1, 2])
+    assert fetcher.take() == [(1, None), (2, "2")]
+    assert not fetcher.is_coming({1, 2})
+    fetcher.ask([3])
+    assert fetcher.take() == [(3, "3")]
+    assert "MemoryError" in caplog.text
