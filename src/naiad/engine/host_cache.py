@@ -175,7 +175,7 @@ class HostCache(Generic[S]):
         self._drop_prefixes_of(block)
         self.counts.n_saved += 1
         self._evict(block)
-        return block in self._in_memory or block in self._in_store
+        return block in self._in_memory or self._is_stored(block)
 
     def clear(self) -> None:
         """Forget all of it, here and in the store."""
@@ -220,7 +220,7 @@ class HostCache(Generic[S]):
         for other in list(block.parent.children):
             n = len(other.tokens)
             is_prefix = n < len(block.tokens) and block.tokens[:n] == other.tokens
-            if is_prefix and (block in self._in_store or other not in self._in_store):
+            if is_prefix and (self._is_stored(block) or not self._is_stored(other)):
                 self._remove(other)
 
     # -- use and eviction ------------------------------------------------------------------------
@@ -277,22 +277,20 @@ class HostCache(Generic[S]):
         return block.state is None and not self._is_stored(block)
 
     def _is_stored(self, block: Block[S]) -> bool:
-        if self._store is None or block not in self._in_store:
-            return False
-        if self._store.holds(block.key):
-            return True
-        del self._in_store[block]
-        return False
+        """Whether it can be read back; one that cannot is in `_in_store` until it is found lost."""
+        return self._store is not None and block in self._in_store and self._store.holds(block.key)
 
     def _offer(self, block: Block[S]) -> None:
         """Let the store have a block, and before it those of its path that it does not have."""
         if self._store is None:
             return
         unstored = list(itertools.takewhile(lambda node: not self._is_stored(node), path_of(block)))
+        lost = next((node for node in reversed(unstored) if node.state is None), None)
+        if lost is not None:
+            self._remove(lost)  # and the block with it, whether or not anything can be put now
+            return
         for node in reversed(unstored):
-            if node.state is None:
-                self._remove(node)
-                return
+            assert node.state is not None
             if not self._make_room_in_store(node):
                 return
             assert node.parent is not None
