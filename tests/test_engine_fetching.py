@@ -158,6 +158,7 @@ def test_streams_go_on_while_a_conversation_is_read(shelf: Shelf, kind: str) -> 
     for _ in steps_until(engine, 2):
         join_readers(shelf)
     assert threading.main_thread() not in shelf.readers
+    assert all(not sequence.fetched for sequence in engine.core._running)
     assert engine.n_cached[2] >= len(TALK) + 9
     engine.run()
     assert engine.said == {1: answer(OTHER, 200), 2: answer(NEXT, 10)}
@@ -238,6 +239,27 @@ def test_one_that_leaves_while_it_is_read_harms_nothing(shelf: Shelf, kind: str)
     engine.run()
     assert engine.said[3] == answer(NEXT, 10)
     assert engine.said[1] == answer(OTHER, 60)
+
+
+@pytest.mark.parametrize("moment", ["step", "idle"])
+def test_what_nobody_wants_any_more_is_taken_into_the_bound(
+    shelf: Shelf, kind: str, moment: str
+) -> None:
+    engine = Engine(shelf, kind)
+    engine.add(1, OTHER, 60)
+    engine.step()
+    engine.add(2, NEXT, 10)
+    engine.step()
+    engine.core.abort(2)
+    join_readers(shelf)
+    if moment == "step":
+        engine.step()
+    else:
+        engine.core.abort(1)
+        engine.core.idle_slice()
+    host = engine.core._prefix.host
+    assert not host._fetcher.take()
+    assert host.counts.n_from_disk == len(shelf.readers)
 
 
 # -- the fetcher --------------------------------------------------------------------------------

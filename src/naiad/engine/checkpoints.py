@@ -100,7 +100,7 @@ class Checkpoints(Generic[S]):
 
     def state_of(self, checkpoint: Checkpoint[S]) -> S | None:
         """Its state, from memory or else from the store; None when it is lost, and forgotten."""
-        self._take_fetched()
+        self.take_fetched()
         if checkpoint not in self._used:
             return None
         state = checkpoint.state
@@ -115,7 +115,7 @@ class Checkpoints(Generic[S]):
             self._forget(checkpoint)
             return None
         self._touch(checkpoint)
-        self._evict()
+        self._evict(checkpoint)
         return state
 
     def fetch(self, checkpoint: Checkpoint[S], fetched: set[object]) -> bool:
@@ -123,14 +123,15 @@ class Checkpoints(Generic[S]):
 
         fetched: see HostCache.
         """
-        self._take_fetched()
+        self.take_fetched()
         is_cold = checkpoint.state is None and self._is_stored(checkpoint)
         if is_cold and checkpoint not in fetched:
             fetched.add(checkpoint)
             self._fetcher.ask([checkpoint])
         return self._fetcher.is_coming(fetched)
 
-    def _take_fetched(self) -> None:
+    def take_fetched(self) -> None:
+        """Into memory, and its bound, with what was read since the last time."""
         for checkpoint, state in self._fetcher.take():
             if checkpoint.state is not None or checkpoint not in self._used:
                 continue  # it came another way, or was given up meanwhile
@@ -140,7 +141,7 @@ class Checkpoints(Generic[S]):
             else:
                 self._came_from_disk(checkpoint, state)
                 self._touch(checkpoint)
-                self._evict()
+                self._evict(checkpoint)
 
     def _came_from_disk(self, checkpoint: Checkpoint[S], state: S) -> None:
         self.counts.n_from_disk += 1
@@ -186,7 +187,7 @@ class Checkpoints(Generic[S]):
             self._offer(checkpoint, state)
         self.counts.n_saved += 1
         self._touch(checkpoint)
-        self._evict()
+        self._evict(checkpoint)
         return checkpoint in self._used
 
     def clear(self) -> None:
@@ -209,8 +210,10 @@ class Checkpoints(Generic[S]):
         if self._store is not None and self._is_stored(checkpoint):
             self._store.touch(checkpoint.key, 0)
 
-    def _evict(self) -> None:
+    def _evict(self, newest: Checkpoint[S]) -> None:
         """Memory lets go of the least recently used until the bound is kept."""
+        if newest.state is not None and newest.n_held > self.capacity:
+            self._let_go(newest)  # or all the others would have to go in vain
         if self.n_bytes <= self.capacity:
             return
         for checkpoint in list(self._used):
@@ -236,6 +239,7 @@ class Checkpoints(Generic[S]):
             del self._known[checkpoint.root]
         if checkpoint.state is not None:
             self.n_bytes -= checkpoint.n_held
+            checkpoint.state = None  # who still holds it must not hold memory that nobody counts
         if self._store is not None and self._is_stored(checkpoint):
             self._store.remove(checkpoint.key)
 

@@ -98,7 +98,7 @@ class HostCache(Generic[S]):
 
         None when the store has lost it: then it is no longer in the tree, nor is what follows it.
         """
-        self._take_fetched()
+        self.take_fetched()
         if block.state is not None:
             self.counts.n_from_memory += 1
             return block.state
@@ -118,13 +118,14 @@ class HostCache(Generic[S]):
         fetched: whom this caller has asked for; a block that came and had to go again is not asked
         for twice, but read by `state_of`.
         """
-        self._take_fetched()
+        self.take_fetched()
         cold = [b for b in blocks if b.state is None and b not in fetched and self._is_stored(b)]
         fetched.update(cold)
         self._fetcher.ask(cold)
         return self._fetcher.is_coming(fetched)
 
-    def _take_fetched(self) -> None:
+    def take_fetched(self) -> None:
+        """Into memory, and its bound, with what was read since the last time."""
         for block, state in self._fetcher.take():
             if block.state is not None or block not in self._in_store:
                 continue  # it came another way, or was given up meanwhile
@@ -269,6 +270,8 @@ class HostCache(Generic[S]):
             if self._store is not None and node in self._in_store:
                 del self._in_store[node]
                 self._store.remove(node.key)
+            node.state = None  # who still holds the block must not hold memory that nobody counts
+            node.children.clear()
 
     # -- the store -------------------------------------------------------------------------------
 
