@@ -25,7 +25,7 @@ S = TypeVar("S")
 @dataclass(slots=True, eq=False)
 class Checkpoint(Generic[S]):
     """state: None while only the store holds it. n_bytes: of the state; n_held: of memory that it
-    takes while it is there. key: its name in the store.
+    takes while it is there. key: its name in the store. is_fresh: see Block.
     """
 
     tokens: list[int]
@@ -35,6 +35,7 @@ class Checkpoint(Generic[S]):
     root: bytes
     key: bytes
     n_held: int = 0
+    is_fresh: bool = False
 
     @property
     def n_tokens(self) -> int:
@@ -105,7 +106,8 @@ class Checkpoints(Generic[S]):
             return None
         state = checkpoint.state
         if state is not None:
-            self.counts.n_from_memory += 1
+            self.counts.n_from_memory += not checkpoint.is_fresh
+            checkpoint.is_fresh = False
         elif self._store is not None:
             state = self._store.get(checkpoint.key)
             if state is not None:
@@ -140,6 +142,7 @@ class Checkpoints(Generic[S]):
                 self._forget(checkpoint)
             else:
                 self._came_from_disk(checkpoint, state)
+                checkpoint.is_fresh = True
                 self._touch(checkpoint)
                 self._evict(checkpoint)
 
@@ -201,7 +204,7 @@ class Checkpoints(Generic[S]):
         return self._store.root_key(namespace)
 
     def _take(self, checkpoint: Checkpoint[S], state: S) -> None:
-        checkpoint.state = state
+        checkpoint.state, checkpoint.is_fresh = state, False
         checkpoint.n_held = self._weigh(state) if self._weigh else checkpoint.n_bytes
         self.n_bytes += checkpoint.n_held
 

@@ -100,7 +100,8 @@ class HostCache(Generic[S]):
         """
         self.take_fetched()
         if block.state is not None:
-            self.counts.n_from_memory += 1
+            self.counts.n_from_memory += not block.is_fresh
+            block.is_fresh = False
             return block.state
         state = None
         if self._store is not None and block in self._in_store:
@@ -134,6 +135,7 @@ class HostCache(Generic[S]):
                 self._remove(block)
             else:
                 self._came_from_disk(block, state)
+                block.is_fresh = True
 
     def _came_from_disk(self, block: Block[S], state: S) -> None:
         self.counts.n_from_disk += 1
@@ -239,7 +241,7 @@ class HostCache(Generic[S]):
 
     def _take(self, block: Block[S], state: S) -> None:
         """Into memory. The caller evicts."""
-        block.state = state
+        block.state, block.is_fresh = state, False
         block.n_held = self._weigh(state) if self._weigh else block.n_bytes
         self.n_bytes += block.n_held
         self._in_memory[block] = None

@@ -83,6 +83,7 @@ class PrefixCache:
 
     def is_coming(self, sequence: Sequence, resident: Resident) -> bool:
         """Whether what it needs of the disk is being read; asked again, it will be there."""
+        self.host.take_fetched()  # what came to nothing is counted before a look-up drops it
         n_here = max(resident.n_ready, sequence.n_held)
         needed = [block for block, _ in self._matches(sequence) if block.end > n_here]
         return self.host.fetch(needed, sequence.fetched)
