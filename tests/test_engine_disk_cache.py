@@ -466,7 +466,7 @@ def test_a_writer_that_wakes_after_the_block_was_removed_does_not_bring_it_back(
         host.clear()
 
     jobs: list[bytes] = []
-    store._behind.add = jobs.append  # type: ignore[method-assign]
+    monkeypatch.setattr(store._behind, "add", jobs.append)
     save(host, "", LONG[:100])
     monkeypatch.setattr(disk_cache, "_write_whole", write_late)
     store._do(jobs[0])

@@ -141,7 +141,7 @@ class WriteBehind:
             return self._in_hand[0]
 
     def _pause(self) -> None:
-        """Of a thread with equal rights: what is left is spread over the time that each has left."""
+        """Of a thread with equal rights: what is left is spread over the time each has left."""
         with self._changed:
             if self._jobs and self._writer is threading.current_thread():
                 due = [came + WITHIN_S - time.monotonic() for _, came in self._jobs]
