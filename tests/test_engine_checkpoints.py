@@ -81,6 +81,25 @@ def test_what_lasts_is_there_after_a_restart_and_the_rest_is_not(tmp_path: Path)
     second.check_integrity()
 
 
+def test_one_too_large_for_memory_does_not_empty_it(tmp_path: Path) -> None:
+    checkpoints = Checkpoints[bytes](300, on_disk(tmp_path))
+    for n in (50, 100):
+        checkpoints.add("", TALK[:n], bytes(100), 100, lasts=False)
+    assert checkpoints.add("", TALK[:300], bytes(400), 400, lasts=True)
+    checkpoints.check_integrity()
+    assert [checkpoints.holds("", TALK[:n]) for n in (50, 100, 300)] == [True, True, True]
+    found = checkpoints.longest("", TALK)
+    assert found is not None and checkpoints.state_of(found) == bytes(400)
+    assert checkpoints.n_bytes == 200
+
+
+def test_what_is_forgotten_keeps_no_state() -> None:
+    checkpoints = kept(50)
+    found = checkpoints.longest("", TALK)
+    checkpoints.clear()
+    assert found is not None and found.state is None
+
+
 def test_what_a_state_really_takes_counts() -> None:
     checkpoints = Checkpoints[bytes](250, weigh=lambda state: 2 * len(state))
     for n in (100, 101, 102):

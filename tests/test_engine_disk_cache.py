@@ -377,6 +377,39 @@ def test_what_memory_let_go_of_before_it_failed_to_be_written_is_a_miss(
     host.check_integrity()
 
 
+def test_what_was_lost_in_the_middle_of_a_conversation_is_found_before_anything_is_put(
+    tmp_path: Path,
+) -> None:
+    """Its first block is in memory, the second was let go of, and then none could be written."""
+    size = max(len(state(LONG, start)) for start in (0, BLOCK, 2 * BLOCK))
+    host = open_host(tmp_path, memory=10 * size)
+    store = store_of(host)
+    store._behind.add = lambda job: None  # type: ignore[method-assign]
+    for start in (0, BLOCK):
+        data = state(LONG, start)
+        assert host.add("", LONG, start, data, len(data))
+    host._let_go(host.match("", LONG)[1].block)
+    store._pause(OSError("full"))
+    data = state(LONG, 2 * BLOCK)
+    assert not host.add("", LONG, 2 * BLOCK, data, len(data))
+    host.check_integrity()
+    assert n_known(host, "", LONG) == BLOCK
+    host.check_integrity()
+
+
+def test_asking_for_what_was_lost_harms_nothing(tmp_path: Path) -> None:
+    host = open_host(tmp_path, memory=0)
+    store = store_of(host)
+    store._behind.add = lambda job: None  # type: ignore[method-assign]
+    save(host, "", LONG[:100])
+    [match] = host.match("", LONG)
+    store._pause(OSError("full"))
+    assert not host.fetch([match.block], set())
+    host.check_integrity()
+    assert n_known(host, "", LONG) == 0
+    host.check_integrity()
+
+
 def test_no_thread_to_write_with_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -419,6 +452,25 @@ def test_a_writer_that_gets_no_processor_in_the_middle_of_a_file_harms_nothing(
     flush(host)
     assert list(tmp_path.glob("*/.*")) == []
     assert n_right(open_host(tmp_path), "", LONG) == len(LONG)
+
+
+def test_a_writer_that_wakes_after_the_block_was_removed_does_not_bring_it_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = open_host(tmp_path)
+    store = store_of(host)
+    write = disk_cache._write_whole
+
+    def write_late(descriptor: int, data: memoryview) -> None:
+        write(descriptor, data)
+        host.clear()
+
+    jobs: list[bytes] = []
+    monkeypatch.setattr(store._behind, "add", jobs.append)
+    save(host, "", LONG[:100])
+    monkeypatch.setattr(disk_cache, "_write_whole", write_late)
+    store._do(jobs[0])
+    assert blocks_in(tmp_path) == list(tmp_path.glob("*/.*")) == []
 
 
 # -- memory over disk -----------------------------------------------------------------------------

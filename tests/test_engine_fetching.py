@@ -34,6 +34,7 @@ class Shelf:
         self.gate.set()
         self.readers: list[threading.Thread] = []
         self.n_asked = threading.Semaphore(0)
+        self.broken: set[bytes] = set()
 
     def root_key(self, namespace: str) -> bytes:
         return namespace.encode()
@@ -65,7 +66,10 @@ class Shelf:
         self.n_asked.release()
         assert self.gate.wait(20)
         found = self.kept.get(key)
-        return found[1] if found else None
+        if found is None or key in self.broken:
+            self.remove(key)
+            return None
+        return found[1]
 
     def remove(self, key: bytes) -> None:
         self.kept.pop(key, None)
@@ -158,10 +162,12 @@ def test_streams_go_on_while_a_conversation_is_read(shelf: Shelf, kind: str) -> 
     for _ in steps_until(engine, 2):
         join_readers(shelf)
     assert threading.main_thread() not in shelf.readers
+    assert all(not sequence.fetched for sequence in engine.core._running)
     assert engine.n_cached[2] >= len(TALK) + 9
     engine.run()
     assert engine.said == {1: answer(OTHER, 200), 2: answer(NEXT, 10)}
-    assert engine.core.cache_counts().n_from_disk == len(shelf.readers)
+    counts = engine.core.cache_counts()
+    assert (counts.n_from_disk, counts.n_from_memory) == (len(shelf.readers), 0)
 
 
 def test_where_nobody_streams_it_is_read_at_once(shelf: Shelf, kind: str) -> None:
@@ -200,8 +206,7 @@ def test_what_memory_cannot_hold_is_asked_for_once(shelf: Shelf, kind: str) -> N
     assert engine.n_cached[2] >= len(TALK) + 9
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_what_is_lost_on_disk_is_computed(shelf: Shelf, kind: str, moment: str) -> None:
+def test_what_is_lost_on_disk_is_computed_and_counted(shelf: Shelf, kind: str) -> None:
     engine = Engine(shelf, kind)
     engine.add(1, OTHER, 100)
     engine.step()
@@ -209,15 +214,13 @@ def test_what_is_lost_on_disk_is_computed(shelf: Shelf, kind: str, moment: str) 
     engine.add(2, NEXT, 10)
     engine.step()
     assert shelf.n_asked.acquire(timeout=20)
-    if moment == "before":  # nobody knows yet
-        shelf.get = lambda key: None  # type: ignore[method-assign]
-    last = [key for key, (entry, _) in shelf.kept.items() if entry.start == 0][-1]
-    del shelf.kept[last]
+    shelf.broken = {key for key, (entry, _) in shelf.kept.items() if entry.start == 0}
     shelf.gate.set()
     for _ in steps_until(engine, 2):
         join_readers(shelf)
     engine.run()
     assert engine.n_cached[2] == 0
+    assert engine.core.cache_counts().n_lost == 1
     assert engine.said == {1: answer(OTHER, 100), 2: answer(NEXT, 10)}
 
 
@@ -238,6 +241,27 @@ def test_one_that_leaves_while_it_is_read_harms_nothing(shelf: Shelf, kind: str)
     engine.run()
     assert engine.said[3] == answer(NEXT, 10)
     assert engine.said[1] == answer(OTHER, 60)
+
+
+@pytest.mark.parametrize("moment", ["step", "idle"])
+def test_what_nobody_wants_any_more_is_taken_into_the_bound(
+    shelf: Shelf, kind: str, moment: str
+) -> None:
+    engine = Engine(shelf, kind)
+    engine.add(1, OTHER, 60)
+    engine.step()
+    engine.add(2, NEXT, 10)
+    engine.step()
+    engine.core.abort(2)
+    join_readers(shelf)
+    if moment == "step":
+        engine.step()
+    else:
+        engine.core.abort(1)
+        engine.core.idle_slice()
+    host = engine.core._prefix.host
+    assert not host._fetcher.take()
+    assert host.counts.n_from_disk == len(shelf.readers)
 
 
 # -- the fetcher --------------------------------------------------------------------------------
@@ -279,3 +303,21 @@ def test_without_threads_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "in_a_thread", lambda run: run())
     fetcher.ask([1])
     assert fetcher.take() == [(1, "1")]
+
+
+def test_a_read_that_fails_is_a_loss_and_the_next_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def read(key: int) -> str:
+        if key == 1:
+            raise MemoryError
+        return str(key)
+
+    monkeypatch.setattr(fetching, "in_a_thread", lambda run: run())
+    fetcher = Fetcher(read)
+    fetcher.ask([1, 2])
+    assert fetcher.take() == [(1, None), (2, "2")]
+    assert not fetcher.is_coming({1, 2})
+    fetcher.ask([3])
+    assert fetcher.take() == [(3, "3")]
+    assert "MemoryError" in caplog.text

@@ -171,15 +171,15 @@ def test_a_block_whose_beginning_is_gone_is_not_kept() -> None:
     cache.check_integrity()
 
 
-def test_a_state_that_a_caller_still_holds_outlives_its_block() -> None:
+def test_a_block_that_a_caller_still_holds_does_not_keep_its_state() -> None:
     cache: HostCache[str] = HostCache(20)
     save_all(cache, "", [1] * 10)
     [match] = cache.match("", [1] * 10)
     save_all(cache, "", [2] * 10)
     save_all(cache, "", [3] * 10)
     assert matched(cache, "", [1] * 10) == 0
-    assert cache.state_of(match.block) == ":0"
-    assert cache.counts.n_from_memory == 1
+    assert cache.state_of(match.block) is None
+    assert match.block.state is None
     cache.check_integrity()
 
 

@@ -7,7 +7,7 @@ import pytest
 from fake_executor import FakeMemory, SlidingMemory
 from naiad.engine.base import CoreJob
 from naiad.engine.executor import State
-from naiad.engine.host_cache import BLOCK, HostCache
+from naiad.engine.host_cache import BLOCK, Block, HostCache
 from naiad.engine.pool import Pool
 from naiad.engine.prefix import MIN_REUSE, PrefixCache, Resident
 from naiad.engine.sequence import Sequence
@@ -198,6 +198,26 @@ def test_saving_goes_block_by_block_oldest_first_and_frees_the_slot() -> None:
     assert not bench.cache.save_slice()
     assert bench.memory.n_used == 0
     assert bench.pool.available == 8
+
+
+def test_states_of_what_is_shared_in_the_pool_are_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    bench.finished(numbers(400))
+    bench.save_everything()
+    live = bench.running(numbers(300))
+    asked: list[int] = []
+    state_of = bench.cache.host.state_of
+
+    def note(block: Block[State]) -> State | None:
+        asked.append(block.start)
+        return state_of(block)
+
+    monkeypatch.setattr(bench.cache.host, "state_of", note)
+    sequence = waiting(numbers(500))
+    assert bench.attach(sequence, bench.cache.resident(sequence, [live])) == numbers(400)
+    assert asked == [2 * BLOCK, 3 * BLOCK]
 
 
 def test_what_is_saved_already_is_not_saved_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -126,7 +127,7 @@ def test_what_comes_late_is_spread_over_the_time_that_is_left(
 
     monkeypatch.setattr(desk.behind, "_wait", noted)
     for job in JOBS:
-        desk.behind._jobs.append(job)
+        desk.behind._jobs.append((job, time.monotonic()))
     desk.behind.start()
     assert desk.behind.wait(20)
     rest, *pauses = waits
@@ -134,6 +135,38 @@ def test_what_comes_late_is_spread_over_the_time_that_is_left(
     assert [round(pause * n / 100) for pause, n in zip(pauses, (5, 4, 3, 2, 1), strict=True)] == (
         [1] * 5
     )
+
+
+def test_under_steady_work_each_job_has_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came just now is not hurried because the first came long ago; what is late is."""
+    monkeypatch.setattr(write_behind, "WITHIN_S", 100.0)
+    behind = Desk().behind
+    waits: list[float] = []
+    monkeypatch.setattr(behind, "_wait", lambda until, timeout_s: waits.append(timeout_s))
+    now = time.monotonic()
+    behind._writer, behind._began = threading.current_thread(), now - 1000
+    for ages in ([0, 0], [90, 0], [0, 90], [200]):
+        behind._jobs.clear()
+        behind._jobs.extend((b"", now - age) for age in ages)
+        behind._pause()
+    assert [round(wait) for wait in waits] == [50, 10, 5, -100]
+
+
+def test_a_late_failure_of_a_stuck_thread_is_not_told(starved: Starved) -> None:
+    desk = Desk()
+
+    def stuck(job: bytes) -> None:
+        if threading.current_thread().name == "naiad-disk-idle":
+            starved()
+            raise OSError("long ago")
+        desk.do(job)
+
+    desk.behind = WriteBehind(stuck, desk.prepare, desk.failures.append)
+    desk.add_all()
+    assert starved.arrived.wait(20)
+    assert desk.behind.finish(20)
+    starved.feed()
+    assert (desk.done, desk.failures) == (JOBS, [])
 
 
 def test_a_job_that_fails_is_told_and_the_others_are_done() -> None:

@@ -25,3 +25,12 @@ def test_only_the_thread_itself_gives_way() -> None:
     thread.join()
     assert policies == [os.SCHED_IDLE]
     assert os.sched_getscheduler(threading.get_native_id()) == mine
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness of a thread is Linux's")
+def test_where_it_is_refused_the_thread_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    give_way()

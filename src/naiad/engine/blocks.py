@@ -21,7 +21,8 @@ class Block(Generic[S]):
     """Saved cells [start, start + len(tokens)) of some sequence.
 
     state: None while only the store holds it; see `HostCache.state_of`. n_bytes: of the state;
-    n_held: of memory that it takes while it is there. key: its name in the store.
+    n_held: of memory that it takes while it is there. key: its name in the store. is_fresh: the
+    state was fetched from disk and is counted so; its first use is no use of memory.
     """
 
     tokens: list[int]
@@ -33,6 +34,7 @@ class Block(Generic[S]):
     last_used: int = 0
     key: bytes = b""
     n_held: int = 0
+    is_fresh: bool = False
 
     @property
     def end(self) -> int:

@@ -25,7 +25,7 @@ S = TypeVar("S")
 @dataclass(slots=True, eq=False)
 class Checkpoint(Generic[S]):
     """state: None while only the store holds it. n_bytes: of the state; n_held: of memory that it
-    takes while it is there. key: its name in the store.
+    takes while it is there. key: its name in the store. is_fresh: see Block.
     """
 
     tokens: list[int]
@@ -35,6 +35,7 @@ class Checkpoint(Generic[S]):
     root: bytes
     key: bytes
     n_held: int = 0
+    is_fresh: bool = False
 
     @property
     def n_tokens(self) -> int:
@@ -100,12 +101,13 @@ class Checkpoints(Generic[S]):
 
     def state_of(self, checkpoint: Checkpoint[S]) -> S | None:
         """Its state, from memory or else from the store; None when it is lost, and forgotten."""
-        self._take_fetched()
+        self.take_fetched()
         if checkpoint not in self._used:
             return None
         state = checkpoint.state
         if state is not None:
-            self.counts.n_from_memory += 1
+            self.counts.n_from_memory += not checkpoint.is_fresh
+            checkpoint.is_fresh = False
         elif self._store is not None:
             state = self._store.get(checkpoint.key)
             if state is not None:
@@ -115,7 +117,7 @@ class Checkpoints(Generic[S]):
             self._forget(checkpoint)
             return None
         self._touch(checkpoint)
-        self._evict()
+        self._evict(checkpoint)
         return state
 
     def fetch(self, checkpoint: Checkpoint[S], fetched: set[object]) -> bool:
@@ -123,14 +125,15 @@ class Checkpoints(Generic[S]):
 
         fetched: see HostCache.
         """
-        self._take_fetched()
+        self.take_fetched()
         is_cold = checkpoint.state is None and self._is_stored(checkpoint)
         if is_cold and checkpoint not in fetched:
             fetched.add(checkpoint)
             self._fetcher.ask([checkpoint])
         return self._fetcher.is_coming(fetched)
 
-    def _take_fetched(self) -> None:
+    def take_fetched(self) -> None:
+        """Into memory, and its bound, with what was read since the last time."""
         for checkpoint, state in self._fetcher.take():
             if checkpoint.state is not None or checkpoint not in self._used:
                 continue  # it came another way, or was given up meanwhile
@@ -139,8 +142,9 @@ class Checkpoints(Generic[S]):
                 self._forget(checkpoint)
             else:
                 self._came_from_disk(checkpoint, state)
+                checkpoint.is_fresh = True
                 self._touch(checkpoint)
-                self._evict()
+                self._evict(checkpoint)
 
     def _came_from_disk(self, checkpoint: Checkpoint[S], state: S) -> None:
         self.counts.n_from_disk += 1
@@ -186,7 +190,7 @@ class Checkpoints(Generic[S]):
             self._offer(checkpoint, state)
         self.counts.n_saved += 1
         self._touch(checkpoint)
-        self._evict()
+        self._evict(checkpoint)
         return checkpoint in self._used
 
     def clear(self) -> None:
@@ -200,7 +204,7 @@ class Checkpoints(Generic[S]):
         return self._store.root_key(namespace)
 
     def _take(self, checkpoint: Checkpoint[S], state: S) -> None:
-        checkpoint.state = state
+        checkpoint.state, checkpoint.is_fresh = state, False
         checkpoint.n_held = self._weigh(state) if self._weigh else checkpoint.n_bytes
         self.n_bytes += checkpoint.n_held
 
@@ -209,8 +213,10 @@ class Checkpoints(Generic[S]):
         if self._store is not None and self._is_stored(checkpoint):
             self._store.touch(checkpoint.key, 0)
 
-    def _evict(self) -> None:
+    def _evict(self, newest: Checkpoint[S]) -> None:
         """Memory lets go of the least recently used until the bound is kept."""
+        if newest.state is not None and newest.n_held > self.capacity:
+            self._let_go(newest)  # or all the others would have to go in vain
         if self.n_bytes <= self.capacity:
             return
         for checkpoint in list(self._used):
@@ -236,6 +242,7 @@ class Checkpoints(Generic[S]):
             del self._known[checkpoint.root]
         if checkpoint.state is not None:
             self.n_bytes -= checkpoint.n_held
+            checkpoint.state = None  # who still holds it must not hold memory that nobody counts
         if self._store is not None and self._is_stored(checkpoint):
             self._store.remove(checkpoint.key)
 

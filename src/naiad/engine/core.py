@@ -176,6 +176,7 @@ class EngineCore:
 
     def step(self) -> list[StreamItem]:
         items, self._ended = self._ended, []
+        self._prefix.host.take_fetched()
         self._tidy()
         self._intake.collect()
         self._intake.admit()
@@ -209,6 +210,7 @@ class EngineCore:
         self._executor.set_threads(self._lane.threads_left())
 
     def idle_slice(self) -> bool:
+        self._prefix.host.take_fetched()
         more = self._prefix.save_slice()
         if not more:
             self.check_integrity()

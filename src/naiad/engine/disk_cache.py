@@ -7,6 +7,7 @@ written is not kept, what cannot be read back whole is not there.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -41,6 +42,10 @@ class _Pending(Generic[S]):
     entry: Entry
     state: S
     is_detached: bool = False
+
+
+class _Superseded(Exception):
+    """What was being written is not to be kept any more."""
 
 
 class DiskCache(Generic[S]):
@@ -204,11 +209,18 @@ class DiskCache(Generic[S]):
         if not self.folder.is_dir():
             disk_folder.make_private(self.folder)
             disk_folder.write_about(self.folder, self._about)
-        with disk_folder.drafting(self._path(entry.key)) as descriptor:
+        with (
+            contextlib.suppress(_Superseded),
+            contextlib.ExitStack() as until_replaced,
+            disk_folder.drafting(self._path(entry.key)) as descriptor,
+        ):
             for data in (memoryview(header), state):
                 _write_whole(descriptor, data)
             used_ns = time.time_ns() - entry.start
             os.utime(descriptor, ns=(used_ns, used_ns))
+            until_replaced.enter_context(self._lock)
+            if self._pending.get(entry.key) is not pending:
+                raise _Superseded  # removed, or another thread wrote it while this one was stuck
         self._has_warned = False
 
     def _make_room(self, n_bytes: int) -> None:

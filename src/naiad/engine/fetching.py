@@ -6,10 +6,13 @@ conversation's for a tenth of a second and more.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
+
+logger = logging.getLogger(__name__)
 
 K = TypeVar("K")
 S = TypeVar("S")
@@ -68,4 +71,12 @@ class Fetcher(Generic[K, S]):
                     self._is_running = False
                     return
                 key = self._jobs.popleft()
-            self._found.append((key, self._read(key)))
+            self._found.append((key, self._read_one(key)))
+
+    def _read_one(self, key: K) -> S | None:
+        """Whatever goes wrong is a loss: what nobody answers for would be waited for for ever."""
+        try:
+            return self._read(key)
+        except Exception as error:  # for lack of memory, say
+            logger.warning("a saved state cannot be read: %s", str(error) or type(error).__name__)
+            return None

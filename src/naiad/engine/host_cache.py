@@ -98,9 +98,10 @@ class HostCache(Generic[S]):
 
         None when the store has lost it: then it is no longer in the tree, nor is what follows it.
         """
-        self._take_fetched()
+        self.take_fetched()
         if block.state is not None:
-            self.counts.n_from_memory += 1
+            self.counts.n_from_memory += not block.is_fresh
+            block.is_fresh = False
             return block.state
         state = None
         if self._store is not None and block in self._in_store:
@@ -118,13 +119,14 @@ class HostCache(Generic[S]):
         fetched: whom this caller has asked for; a block that came and had to go again is not asked
         for twice, but read by `state_of`.
         """
-        self._take_fetched()
+        self.take_fetched()
         cold = [b for b in blocks if b.state is None and b not in fetched and self._is_stored(b)]
         fetched.update(cold)
         self._fetcher.ask(cold)
         return self._fetcher.is_coming(fetched)
 
-    def _take_fetched(self) -> None:
+    def take_fetched(self) -> None:
+        """Into memory, and its bound, with what was read since the last time."""
         for block, state in self._fetcher.take():
             if block.state is not None or block not in self._in_store:
                 continue  # it came another way, or was given up meanwhile
@@ -133,6 +135,7 @@ class HostCache(Generic[S]):
                 self._remove(block)
             else:
                 self._came_from_disk(block, state)
+                block.is_fresh = True
 
     def _came_from_disk(self, block: Block[S], state: S) -> None:
         self.counts.n_from_disk += 1
@@ -175,7 +178,7 @@ class HostCache(Generic[S]):
         self._drop_prefixes_of(block)
         self.counts.n_saved += 1
         self._evict(block)
-        return block in self._in_memory or block in self._in_store
+        return block in self._in_memory or self._is_stored(block)
 
     def clear(self) -> None:
         """Forget all of it, here and in the store."""
@@ -220,7 +223,7 @@ class HostCache(Generic[S]):
         for other in list(block.parent.children):
             n = len(other.tokens)
             is_prefix = n < len(block.tokens) and block.tokens[:n] == other.tokens
-            if is_prefix and (block in self._in_store or other not in self._in_store):
+            if is_prefix and (self._is_stored(block) or not self._is_stored(other)):
                 self._remove(other)
 
     # -- use and eviction ------------------------------------------------------------------------
@@ -238,7 +241,7 @@ class HostCache(Generic[S]):
 
     def _take(self, block: Block[S], state: S) -> None:
         """Into memory. The caller evicts."""
-        block.state = state
+        block.state, block.is_fresh = state, False
         block.n_held = self._weigh(state) if self._weigh else block.n_bytes
         self.n_bytes += block.n_held
         self._in_memory[block] = None
@@ -269,6 +272,8 @@ class HostCache(Generic[S]):
             if self._store is not None and node in self._in_store:
                 del self._in_store[node]
                 self._store.remove(node.key)
+            node.state = None  # who still holds the block must not hold memory that nobody counts
+            node.children.clear()
 
     # -- the store -------------------------------------------------------------------------------
 
@@ -277,22 +282,20 @@ class HostCache(Generic[S]):
         return block.state is None and not self._is_stored(block)
 
     def _is_stored(self, block: Block[S]) -> bool:
-        if self._store is None or block not in self._in_store:
-            return False
-        if self._store.holds(block.key):
-            return True
-        del self._in_store[block]
-        return False
+        """Whether it can be read back; one that cannot is in `_in_store` until it is found lost."""
+        return self._store is not None and block in self._in_store and self._store.holds(block.key)
 
     def _offer(self, block: Block[S]) -> None:
         """Let the store have a block, and before it those of its path that it does not have."""
         if self._store is None:
             return
         unstored = list(itertools.takewhile(lambda node: not self._is_stored(node), path_of(block)))
+        lost = next((node for node in reversed(unstored) if node.state is None), None)
+        if lost is not None:
+            self._remove(lost)  # and the block with it, whether or not anything can be put now
+            return
         for node in reversed(unstored):
-            if node.state is None:
-                self._remove(node)
-                return
+            assert node.state is not None
             if not self._make_room_in_store(node):
                 return
             assert node.parent is not None

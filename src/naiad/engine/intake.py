@@ -166,6 +166,7 @@ class Intake:
         self._prefix.hold(sequence, resident)
         self._count_cached(sequence, sequence.computed + sum(m.segment.n for m in sequence.moves))
         self.line.started(sequence)
+        sequence.fetched.clear()
         lane.add(sequence)
         return True
 
@@ -196,6 +197,7 @@ class Intake:
         if self._rules.can_reuse or sequence.spans:  # its own, from the lane
             self._prefix.attach(sequence, resident)
         sequence.spans, sequence.moves = [], []
+        sequence.fetched.clear()
         self._count_cached(sequence, sequence.computed)
         self.line.started(sequence)
         self._running.append(sequence)

@@ -83,6 +83,7 @@ class PrefixCache:
 
     def is_coming(self, sequence: Sequence, resident: Resident) -> bool:
         """Whether what it needs of the disk is being read; asked again, it will be there."""
+        self.host.take_fetched()  # what came to nothing is counted before a look-up drops it
         n_here = max(resident.n_ready, sequence.n_held)
         needed = [block for block, _ in self._matches(sequence) if block.end > n_here]
         return self.host.fetch(needed, sequence.fetched)
@@ -142,7 +143,7 @@ class PrefixCache:
             return
         matches = self._matches(sequence)
         if sum(n for _, n in matches) >= sequence.computed + MIN_REUSE:
-            self._load(sequence, self._spans(matches))
+            self._load(sequence, self._spans(matches, sequence.computed))
 
     def _load(self, sequence: Sequence, spans: Iterable[Span]) -> bool:
         """Append what the spans hold beyond `computed`. False when there was no room."""
@@ -157,8 +158,11 @@ class PrefixCache:
                 return False
         return True
 
-    def _spans(self, matches: list[tuple[Block[State], int]]) -> Iterable[Span]:
+    def _spans(self, matches: list[tuple[Block[State], int]], start: int = 0) -> Iterable[Span]:
+        """Those that end beyond `start`: reading the others from disk would be in vain."""
         for block, n in matches:
+            if block.start + n <= start:
+                continue
             span = self._span(block, n)
             if span is None:
                 return

@@ -83,6 +83,7 @@ class WholeCache:
 
     def is_coming(self, sequence: Sequence, resident: Resident) -> bool:
         """Whether what it needs of the disk is being read; asked again, it will be there."""
+        self.host.take_fetched()  # what came to nothing is counted before a look-up drops it
         checkpoint, n = self._saved(sequence)
         if checkpoint is None or n <= max(resident.n_ready, sequence.n_held):
             return False

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from naiad.native.threads import give_way
 
 #: Seconds after the first job: until any is begun; until jobs are no longer left to a thread that
-#: gives way; until all are to be done.
+#: gives way. Seconds after each job until it is to be done.
 REST_S, PATIENT_S, WITHIN_S = 1.0, 2.5, 4.0
 
 
@@ -42,8 +42,8 @@ class WriteBehind:
         self._prepare = prepare
         self._fail = fail
         self._changed = threading.Condition()  # over all below
-        self._jobs: deque[bytes] = deque()
-        self._in_hand: bytes | None = None
+        self._jobs: deque[tuple[bytes, float]] = deque()  # each with when it came
+        self._in_hand: tuple[bytes, float] | None = None
         self._writer: threading.Thread | None = None  # lives while there is something to do
         self._at_work: threading.Thread | None = None  # it, or the one that gives way
         self._is_hurried = False  # somebody waits until all is done
@@ -51,7 +51,7 @@ class WriteBehind:
 
     def add(self, job: bytes) -> None:
         with self._changed:
-            self._jobs.append(job)
+            self._jobs.append((job, time.monotonic()))
         self.start()
 
     def start(self) -> None:
@@ -116,8 +116,13 @@ class WriteBehind:
             try:
                 self._do(job)
             except Exception as error:
-                self._fail(error)
+                if self._is_at_work():  # or it says nothing of what another did meanwhile
+                    self._fail(error)
             self._pause()
+
+    def _is_at_work(self) -> bool:
+        with self._changed:
+            return self._at_work is threading.current_thread()
 
     def _next(self) -> bytes | None:
         """None when there is nothing left, or for a thread whose place was taken."""
@@ -132,11 +137,13 @@ class WriteBehind:
                 if self._writer is me:
                     self._writer, self._is_hurried = None, False
                 self._changed.notify_all()
-            return self._in_hand
+                return None
+            return self._in_hand[0]
 
     def _pause(self) -> None:
-        """Of a thread with equal rights: what is left is spread over the time that is left."""
+        """Of a thread with equal rights: what is left is spread over the time each has left."""
         with self._changed:
             if self._jobs and self._writer is threading.current_thread():
-                left_s = self._began + WITHIN_S - time.monotonic()
-                self._wait(lambda: self._is_hurried, left_s / len(self._jobs))
+                due = [came + WITHIN_S - time.monotonic() for _, came in self._jobs]
+                pause_s = min(left_s / (i + 1) for i, left_s in enumerate(due))
+                self._wait(lambda: self._is_hurried, pause_s)
