@@ -6,9 +6,10 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -88,6 +89,15 @@ def wait_until_told(log: Path, words: str) -> None:
         time.sleep(0.02)  # waits for a line; no answer depends on it
 
 
+def health_when(server: ServerProcess, is_told: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """What the cache did is told behind the answer: /health once it is, or at last."""
+    end = time.monotonic() + WRITTEN_WITHIN_S
+    health: dict[str, Any] = server.get("/health")[1]
+    while not is_told(health) and time.monotonic() < end:
+        health = server.get("/health")[1]
+    return health
+
+
 N_CONVERSATIONS = 20
 
 
@@ -138,7 +148,7 @@ def test_the_next_turn_after_kill_9_starts_from_disk(
         kill_all(server)
     with serving(tmp_path / "log2", *arguments) as server:
         assert next_turns(server, told) == [len(conversation) for conversation in told]
-        health = server.get("/health")[1]
+        health = health_when(server, lambda h: h["cache"]["n_from_disk"] >= n_blocks_of(told))
     assert health["integrity_violations"] == health["waiting_tokens"] == 0
     cache_counts = health["cache"]
     assert (cache_counts["n_lost"], cache_counts["n_from_disk"]) == (0, n_blocks_of(told))
