@@ -451,7 +451,7 @@ def test_random_work_is_exact_and_leaves_nothing_behind() -> None:
     known = [prompt_of(rng, rng.randrange(BACK + 1, 250)) for _ in range(6)]
     want: dict[int, list[int]] = {}
     got: dict[int, list[StreamItem]] = {}
-    for uid in range(150):
+    for uid in range(300):
         base = rng.choice(known)
         prompt = rng.choice(
             [

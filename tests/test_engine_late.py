@@ -22,7 +22,7 @@ from naiad.testing.watermark import watermark_text
 pytestmark = pytest.mark.engine
 
 
-@pytest.mark.parametrize(("delay_ms", "n_streams"), [(0, 30), (60, 30), (400, 8), (2000, 2)])
+@pytest.mark.parametrize(("delay_ms", "n_streams"), [(0, 30), (60, 30), (400, 30), (2000, 5)])
 async def test_work_that_starts_late_is_still_ones_own(
     watermark: Path, monkeypatch: pytest.MonkeyPatch, delay_ms: int, n_streams: int
 ) -> None:

@@ -120,8 +120,8 @@ def test_an_idle_line_forgets_everything() -> None:
 
 
 def test_callers_who_left_are_not_kept() -> None:
-    line = line_of(*(waiting(uid, "steady") for uid in range(100)))
-    for uid in range(100, 150):
+    line = line_of(*(waiting(uid, "steady") for uid in range(300)))
+    for uid in range(300, 400):
         line.add(waiting(uid, f"caller {uid}"))
         for sequence in (start_first(line), start_first(line)):
             line.ended(sequence, cost(sequence))

@@ -172,7 +172,7 @@ def test_of_different_tokens_everything_long_enough_is_found(
     assert total(find(old, new)) == n_kept
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(6))
 def test_the_longest_run_is_not_overlooked(seed: int) -> None:
     """Among noise of few kinds, where windows of noise come twice here and there."""
     shared = tokens(seed, 200, 50)

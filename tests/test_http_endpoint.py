@@ -194,7 +194,7 @@ async def test_the_race_of_stop_cuts_no_following_stream_short() -> None:
     engine = FakeEngine(silent)
     app = fake_app(engine)
     cut_short = 0
-    for i in range(50):
+    for i in range(200):
         task, connection = stream_on(app)
         await engine.until(lambda n=2 * i + 1: n in engine.streams)  # type: ignore[misc]
         abort = Connection(app, "POST", "/fake/abort")
