@@ -224,7 +224,7 @@ def best_shared(engine: Engine, sizes: list[int], repeat: int) -> dict[str, dict
         for phase, got in rows.items():
             got.append(time_sharers(engine, *sizes, is_cold=phase == "cold"))
     return {
-        phase: {name: round(min(row[name] for row in got), 3) for name in got[0]}
+        phase: {name: round(min(row[name] for row in got), 6) for name in got[0]}
         for phase, got in rows.items()
     }
 
