@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
@@ -30,7 +31,7 @@ class Block(Generic[S]):
     state: S | None
     n_bytes: int
     parent: Block[S] | None
-    children: list[Block[S]] = field(default_factory=list)
+    children: list[Block[S]] = field(default_factory=list)  # in order of their tokens
     last_used: int = 0
     key: bytes = b""
     n_held: int = 0
@@ -39,6 +40,15 @@ class Block(Generic[S]):
     @property
     def end(self) -> int:
         return self.start + len(self.tokens)
+
+    def adopt(self, child: Block[S]) -> None:
+        """Take a child in at its place; its tokens must be no other child's."""
+        insort(self.children, child, key=_tokens)
+
+    def disown(self, child: Block[S]) -> None:
+        """Let go of a child. Raises ValueError when it is none."""
+        at = bisect_left(self.children, child.tokens, key=_tokens)
+        del self.children[self.children.index(child, at, at + 1)]
 
 
 @dataclass(slots=True)
@@ -151,14 +161,49 @@ def below(root: Block[S]) -> Iterator[Block[S]]:
 
 
 def best_child(block: Block[S], tokens: list[int]) -> tuple[Block[S] | None, int]:
+    """The child that shares most leading tokens with these, and how many; None: none does.
+
+    In order, what is most alike stands side by side: a server's conversations may all begin with
+    one system prompt, and their blocks are then siblings by the thousand.
+    """
     best: Block[S] | None = None
     n_best = 0
-    first = tokens[:1]
-    for child in block.children:
-        n = common_prefix(child.tokens, tokens) if child.tokens[:1] == first else 0
+    at = bisect_left(block.children, tokens, key=_tokens)
+    for child in block.children[max(at - 1, 0) : at + 1]:
+        n = common_prefix(child.tokens, tokens)
         if n > n_best:
             best, n_best = child, n
     return best, n_best
+
+
+def child_with(block: Block[S], tokens: list[int]) -> Block[S] | None:
+    """The child with just these tokens."""
+    at = bisect_left(block.children, tokens, key=_tokens)
+    same = block.children[at : at + 1]
+    return same[0] if same and same[0].tokens == tokens else None
+
+
+def shorter_beside(block: Block[S]) -> list[Block[S]]:
+    """Siblings that hold only a beginning of what the block holds, the longest first."""
+    assert block.parent is not None
+    siblings, tokens = block.parent.children, block.tokens
+    found: list[Block[S]] = []
+    at = bisect_left(siblings, tokens, key=_tokens)
+    while at > 0:
+        sibling = siblings[at - 1]
+        n = common_prefix(sibling.tokens, tokens)
+        if n == len(sibling.tokens):
+            found.append(sibling)
+            at -= 1
+        elif n:  # a beginning of the block can only be a beginning of what they share
+            at = bisect_right(siblings, tokens[:n], key=_tokens)
+        else:
+            break
+    return found
+
+
+def _tokens(block: Block[S]) -> list[int]:
+    return block.tokens
 
 
 def grow(store: Store[S], root: Callable[[bytes], Block[S]]) -> list[Block[S]]:
@@ -175,7 +220,7 @@ def grow(store: Store[S], root: Callable[[bytes], Block[S]]) -> list[Block[S]]:
             store.remove(entry.key)
             continue
         block = Block[S](entry.tokens, entry.start, None, entry.n_bytes, parent, key=entry.key)
-        parent.children.append(block)
+        parent.adopt(block)
         found[entry.key] = block
         used[block] = entry.used_ns
     for block in reversed(list(used)):

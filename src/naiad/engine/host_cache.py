@@ -28,8 +28,10 @@ from naiad.engine.blocks import (
     Store,
     below,
     best_child,
+    child_with,
     grow,
     path_of,
+    shorter_beside,
 )
 from naiad.engine.fetching import Fetcher
 from naiad.types import CacheCounts
@@ -191,7 +193,7 @@ class HostCache(Generic[S]):
         block = self._root(self._root_key(namespace))
         for at in range(0, len(path), BLOCK):
             want = path[at : at + BLOCK]
-            child = next((c for c in block.children if c.tokens == want), None)
+            child = child_with(block, want)
             if child is None:
                 return None
             block = child
@@ -209,21 +211,17 @@ class HostCache(Generic[S]):
 
     def _child(self, parent: Block[S], tokens: list[int], n_bytes: int) -> Block[S]:
         """The block with these tokens below `parent`, made without a state when it is new."""
-        for child in parent.children:
-            if child.tokens == tokens:
-                return child
+        if (child := child_with(parent, tokens)) is not None:
+            return child
         key = self._store.block_key(parent.key, tokens) if self._store else b""
         block = Block[S](tokens, parent.end, None, n_bytes, parent, key=key)
-        parent.children.append(block)
+        parent.adopt(block)
         return block
 
     def _drop_prefixes_of(self, block: Block[S]) -> None:
         """The block holds all that a shorter one beside it does, on disk too if that one does."""
-        assert block.parent is not None
-        for other in list(block.parent.children):
-            n = len(other.tokens)
-            is_prefix = n < len(block.tokens) and block.tokens[:n] == other.tokens
-            if is_prefix and (self._is_stored(block) or not self._is_stored(other)):
+        for other in shorter_beside(block):
+            if self._is_stored(block) or not self._is_stored(other):
                 self._remove(other)
 
     # -- use and eviction ------------------------------------------------------------------------
@@ -264,7 +262,7 @@ class HostCache(Generic[S]):
     def _remove(self, block: Block[S]) -> None:
         """Out of the tree, memory and store, with all that follows it."""
         if block.parent is not None:
-            block.parent.children.remove(block)
+            block.parent.disown(block)
         for node in (block, *below(block)):
             if node in self._in_memory:
                 del self._in_memory[node]
@@ -345,6 +343,7 @@ class HostCache(Generic[S]):
         assert self.n_bytes <= self.capacity
         for block in blocks:
             assert block.parent is not None
+            assert child_with(block.parent, block.tokens) is block
             assert block.state is not None or block in self._in_store
             assert block.start == block.parent.end
             assert 0 < len(block.tokens) <= BLOCK
