@@ -323,6 +323,52 @@ def test_abort_in_the_lane(moment: str) -> None:
     assert engine.said(9) == answer(prompt_of(9, 700), 8)
 
 
+def test_a_prompt_begins_with_all_threads_once_an_unwanted_chunk_has_ended() -> None:
+    thread = Later()
+    engine = Engine(thread=thread)
+    engine.add(1, prompt_of(1, 600))
+    engine.step()
+    engine.add(2, prompt_of(2, 30))
+    engine.core.cancel_hint(1)
+    engine.core.abort(1)
+    engine.step()
+    assert engine.n_main == 0
+    assert not engine.core.has_work()  # but for the lane, which tells when it is done
+    thread.compute()
+    assert engine.core.has_work()
+    engine.step()
+    assert (engine.n_main, engine.main.n_threads) == (30, 2)
+    engine.run()
+    assert engine.said(2) == answer(prompt_of(2, 30), 8)
+
+
+def test_a_stream_does_not_wait_for_an_unwanted_chunk() -> None:
+    engine = Engine(thread=Later())
+    engine.add(2, prompt_of(2, 30), 20)
+    engine.step()
+    engine.add(1, prompt_of(1, 600))
+    engine.step()
+    engine.core.abort(1)
+    n_said = len(engine.said(2))
+    engine.step()
+    assert len(engine.said(2)) == n_said + 1
+
+
+def test_a_chunk_whose_thread_had_not_begun_is_not_computed_for_nobody() -> None:
+    thread = Later()
+    engine = Engine(thread=thread)
+    engine.add(1, prompt_of(1, 600))
+    engine.step()
+    engine.core.abort(1)  # and no hint: it was given before there was this chunk
+    thread.compute()
+    engine.step()
+    assert engine.n_side == 0
+    engine.add(1, prompt_of(1, 600))  # it is not remembered against who comes later
+    engine.step()
+    thread.compute()
+    assert engine.n_side > 0
+
+
 def test_an_interrupted_chunk_is_computed_again() -> None:
     engine = Engine()
     engine.add(1, prompt_of(1, 1500))

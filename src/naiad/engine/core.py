@@ -32,6 +32,8 @@ from naiad.types import CacheCounts, FinishReason
 
 #: The share of running streams' time that tidying the pool may take.
 _TIDYING_SHARE = 0.1
+#: The share of a prompt's own time that tidying the pool before it may take.
+_CLEARING_SHARE = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +183,8 @@ class EngineCore:
         self._intake.collect()
         self._intake.admit()
         self._use_lane()
-        chunks = plan(self._running, self._limits.budget, self._cost, time.monotonic())
+        self._clear()
+        chunks = [] if self._waits_for_lane() else self._plan()
         if self._drafting and chunks and not (self._lane and self._lane.is_busy):
             chunks = self._drafting.extend(chunks, self._cost)
         self._is_stalled = not chunks and self._lane is not None and self._lane.is_busy
@@ -208,6 +211,18 @@ class EngineCore:
             return
         self._lane.dispatch(self._cost, is_alone=not self._running)
         self._executor.set_threads(self._lane.threads_left())
+
+    def _waits_for_lane(self) -> bool:
+        """Whether a first token comes sooner when the lane has let go of the processors.
+
+        A chunk that nobody wants ends within milliseconds; a prompt begun beside it would be
+        computed with half the threads (measured: 80 ms instead of 50). A stream under way goes on.
+        """
+        is_leaving = self._lane is not None and self._lane.is_leaving
+        return is_leaving and not any(s.n_sent for s in self._running)
+
+    def _plan(self) -> list[Chunk]:
+        return plan(self._running, self._limits.budget, self._cost, time.monotonic())
 
     def idle_slice(self) -> bool:
         self._prefix.host.take_fetched()
@@ -367,6 +382,20 @@ class EngineCore:
         while self._prefix.save_slice() or self._compactor.tidy(self._running, self._n_used()):
             if time.perf_counter() >= deadline:
                 return
+
+    def _clear(self) -> None:
+        """Send away what is parked before a prompt is computed that nobody streams beside.
+
+        A request right after another one finds its cells still there, and attention would run over
+        them as well (measured: 88 tokens in 202 ms beside 130 parked ones, 192 without; saving
+        those takes one).
+        """
+        if not self._prefix.parked or any(s.n_sent for s in self._running):
+            return
+        n_new = sum(s.n_pending for s in self._running)
+        deadline = time.perf_counter() + self._cost.prefill_s(n_new, 0) * _CLEARING_SHARE
+        while time.perf_counter() < deadline and self._prefix.save_slice():
+            pass
 
     def _journal_item(self, item: StreamItem) -> None:
         if self._journal:

@@ -137,6 +137,7 @@ class Lane:
         self._interrupts = Interrupts(executor)
         self._thread = thread or _ThreadOfItsOwn()
         self._running: Future[_Done] | None = None
+        self._runs_for = 0  # the uid of that chunk's request
         self._holds: Sequence | None = None  # whose cells the lane holds
         self._n_cells = n_cells
         self._threads = threads
@@ -153,6 +154,11 @@ class Lane:
     def has_result(self) -> bool:
         return self._running is not None and self._running.done()
 
+    @property
+    def is_leaving(self) -> bool:
+        """True while the chunk being computed is nobody's any more: it ends at once."""
+        return self.is_busy and all(s.uid != self._runs_for for s in self.members)
+
     def takes(self, sequence: Sequence) -> bool:
         """Whether its prompt can be computed here."""
         return len(sequence.tokens) <= self._n_cells and not sequence.is_lane_shut
@@ -165,11 +171,14 @@ class Lane:
         self.members.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """It is not wanted any more. A running chunk of it is thrown away when it ends."""
+        """It is not wanted any more. A running chunk of it is interrupted and thrown away."""
         self.members.remove(sequence)
         if self._holds is sequence:
             self._holds = None
-        self._interrupts.forget(sequence.uid)
+        if self.is_busy and self._runs_for == sequence.uid:
+            self._interrupts.hint(sequence.uid)  # its thread may not have begun with it yet
+        else:
+            self._interrupts.forget(sequence.uid)
 
     def hint(self, uid: int) -> None:
         """Any thread: see Core.cancel_hint."""
@@ -191,6 +200,7 @@ class Lane:
         n_tokens = min(_CHUNK_ALONE if is_alone else _CHUNK_BESIDE, self._longest)
         work = self._next_work(sequence, n_tokens, is_fresh=is_fresh)
         self._executor.set_threads(self._threads if is_alone else max(1, self._threads // 2))
+        self._runs_for = sequence.uid
         self._running = self._thread.submit(self._compute, work)
         self._running.add_done_callback(lambda _: self.wake())
 
@@ -235,6 +245,7 @@ class Lane:
             raise EngineFailed("the engine reported a fatal error while computing a prompt")
         sequence = next((s for s in self.members if s.uid == done.work.uid), None)
         if sequence is None:
+            self._interrupts.forget(done.work.uid)
             self._holds = None
             return None
         if done.outcome is DecodeOutcome.DONE:
