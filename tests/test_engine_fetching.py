@@ -74,6 +74,9 @@ class Shelf:
     def remove(self, key: bytes) -> None:
         self.kept.pop(key, None)
 
+    def replace(self, old: bytes, new: bytes) -> None:
+        self.remove(old)
+
     def touch(self, key: bytes, start: int) -> None:
         """Nothing here goes by age."""
 

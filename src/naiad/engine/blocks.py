@@ -127,6 +127,10 @@ class Store(Protocol[S]):
 
     def remove(self, key: bytes) -> None: ...
 
+    def replace(self, old: bytes, new: bytes) -> None:
+        """`old` is not wanted beside `new`, but must not be gone before `new` is kept for good."""
+        ...
+
     def touch(self, key: bytes, start: int) -> None:
         """It was of use just now."""
         ...

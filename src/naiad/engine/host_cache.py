@@ -222,9 +222,14 @@ class HostCache(Generic[S]):
         assert block.parent is not None
         for other in list(block.parent.children):
             n = len(other.tokens)
-            is_prefix = n < len(block.tokens) and block.tokens[:n] == other.tokens
-            if is_prefix and (self._is_stored(block) or not self._is_stored(other)):
-                self._remove(other)
+            if n >= len(block.tokens) or block.tokens[:n] != other.tokens:
+                continue
+            if self._store is not None and self._is_stored(other):
+                if not self._is_stored(block):
+                    continue
+                del self._in_store[other]
+                self._store.replace(other.key, block.key)
+            self._remove(other)
 
     # -- use and eviction ------------------------------------------------------------------------
 
