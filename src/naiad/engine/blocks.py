@@ -20,9 +20,7 @@ S = TypeVar("S")
 class Block(Generic[S]):
     """Saved cells [start, start + len(tokens)) of some sequence.
 
-    state: None while only the store holds it; see `HostCache.state_of`. n_bytes: of the state;
-    n_held: of memory that it takes while it is there. key: its name in the store. is_fresh: the
-    state was fetched from disk and is counted so; its first use is no use of memory.
+    state, n_bytes, n_held, key, is_fresh: see `naiad.engine.tiers.Saved`.
     """
 
     tokens: list[int]

@@ -92,6 +92,14 @@ class Intake:
             self.lane.remove(sequence)
         else:
             self.line.remove(sequence)
+        self._stop_reading(sequence)
+
+    def _stop_reading(self, sequence: Sequence) -> None:
+        """What was asked of the disk for this one only is of no use any more."""
+        if sequence.fetched:
+            others = [other.fetched for other in self.line if other is not sequence]
+            self._prefix.host.forget_fetch(sequence.fetched.difference(*others))
+            sequence.fetched.clear()
 
     def left(self, sequence: Sequence) -> None:
         """It is over."""
@@ -159,6 +167,8 @@ class Intake:
         if len(lane.members) >= self._rules.parallel:
             return is_long  # it waits in the line, where callers take turns
         if self._rules.can_shift and n_new >= _WORTH_SHIFTING and not sequence.spans:
+            if self._running and self._prefix.is_seeking(sequence, n_known):
+                return True  # it waits in the line, for the disk
             sequence.moves = self._prefix.find_moves(sequence, n_known)
             resident = self._find(sequence)  # searching may have sent parked ones away
         if not is_long and not sequence.moves:
@@ -166,7 +176,7 @@ class Intake:
         self._prefix.hold(sequence, resident)
         self._count_cached(sequence, sequence.computed + sum(m.segment.n for m in sequence.moves))
         self.line.started(sequence)
-        sequence.fetched.clear()
+        self._stop_reading(sequence)
         lane.add(sequence)
         return True
 
@@ -197,7 +207,7 @@ class Intake:
         if self._rules.can_reuse or sequence.spans:  # its own, from the lane
             self._prefix.attach(sequence, resident)
         sequence.spans, sequence.moves = [], []
-        sequence.fetched.clear()
+        self._stop_reading(sequence)
         self._count_cached(sequence, sequence.computed)
         self.line.started(sequence)
         self._running.append(sequence)
