@@ -3,8 +3,8 @@
 A prompt takes one of three ways. It waits, when another request is computing the same beginning. It
 goes through the lane, when computing it in the pool would hold running streams up for longer than
 the step's target, or is more than one step's work. Otherwise it goes straight into the pool.
-Prompts that come together go there together, up to a few steps' work: in whole micro-batches, with
-all threads, they are computed sooner than one by one beside the first that decode.
+Short prompts that come together go there together, up to a few steps' work: a step carries as much
+of them as the target lets it, with all threads, which is sooner than one by one in the lane.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from naiad.engine.cost import StepCost
 from naiad.engine.lane import Lane
 from naiad.engine.prefix import MIN_REUSE, NOTHING, Resident
 from naiad.engine.queueing import WaitingLine
-from naiad.engine.scheduler import JUST_BEGUN, StepBudget, is_burst
+from naiad.engine.scheduler import StepBudget
 from naiad.engine.sequence import NO_SLOT, Sequence
 
 #: Waiting for another request's prefill is worth it from this many shared tokens on.
@@ -26,6 +26,9 @@ _WORTH_WAITING = 16
 _ALWAYS_SHORT = 16
 #: Pieces of earlier prompts are looked for when at least so many tokens would be computed.
 _WORTH_SHIFTING = 192
+#: Prompts come together with one whose answer has so many tokens at most, and so many
+#: micro-batches of them.
+_TOGETHER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +189,11 @@ class Intake:
             return False
         budget = self._rules.budget
         n_ahead = sum(s.n_pending for s in self._running if s.n_pending > 1)
-        if is_burst(s for s in self._running if s.n_pending == 1):
-            return n_new > budget.alone or n_ahead + n_new > budget.alone * JUST_BEGUN
-        return n_ahead + n_new > min(self._cost.chunk(budget.target_s, n_known), budget.beside)
+        decoding = [s for s in self._running if s.n_pending == 1]
+        if all(s.n_generated <= _TOGETHER for s in decoding):
+            return n_new > budget.alone or n_ahead + n_new > budget.alone * _TOGETHER
+        chunk = self._cost.chunk(budget.target_s, n_known, len(decoding))
+        return n_ahead + n_new > min(chunk, budget.beside)
 
     def has_room_for(self, sequence: Sequence, resident: Resident) -> bool:
         """Whether the prompt fits beside what runs; always true when nothing runs.
