@@ -372,6 +372,14 @@ def test_plain_progress_is_a_line_per_quarter(capsys: pytest.CaptureFixture[str]
     assert len(lines) == 6
 
 
+def test_plain_progress_tells_what_is_being_done(capsys: pytest.CaptureFixture[str]) -> None:
+    with LineReporter(in_bytes=False) as progress:
+        for done, now in ((0.01, "threads 1"), (0.02, "threads 1"), (0.07, "threads 2")):
+            progress.update("measuring", done, 1.0, now)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["measuring: 1 %, threads 1", "measuring: 7 %, threads 2"]
+
+
 def test_a_bar_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     bar = reporter(in_bytes=True)
@@ -379,7 +387,7 @@ def test_a_bar_is_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
     with bar as progress:
         progress.update("downloading", 1, 2)
         progress.update("downloading", 2, 2)
-        progress.update("unpacking", 1, 2)
+        progress.update("unpacking", 1, 2, "the last file")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
     assert isinstance(reporter(in_bytes=True), LineReporter)
 

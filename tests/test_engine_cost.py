@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -27,7 +28,7 @@ def test_before_anything_was_seen_it_guesses() -> None:
     cost = StepCost(0.002)
     assert cost.decode_s == 0
     assert cost.prefill_s(100, 0) == pytest.approx(0.2)
-    assert cost.chunk(0.08, 0) == 40
+    assert cost.chunk(0.08, 0, 1) == 40
 
 
 @settings(max_examples=25, derandomize=True)
@@ -43,14 +44,23 @@ def test_the_law_is_found(a: float, steepness: float, decode_tokens: float, dept
 @given(st.floats(1e-4, 1e-3), st.floats(0, 1e-6), st.integers(0, 4000), st.floats(0.02, 1.0))
 def test_a_chunk_fits_its_time(a: float, b: float, depth: int, target_s: float) -> None:
     cost = taught(a, b, 20 * a)
-    n = cost.chunk(target_s, depth)
+    n = cost.chunk(target_s, depth, 1)
     assert n >= MIN_CHUNK
     if n > MIN_CHUNK:
         assert 20 * a + n * (a + b * depth) <= target_s * 1.02
 
 
 def test_a_target_shorter_than_a_step_leaves_the_smallest_chunk() -> None:
-    assert taught(1e-3, 0, 0.5).chunk(0.08, 0) == MIN_CHUNK
+    assert taught(1e-3, 0, 0.5).chunk(0.08, 0, 1) == MIN_CHUNK
+
+
+def test_a_chunk_beside_many_streams_leaves_them_their_time() -> None:
+    """Each number of streams its own, whatever steps took last."""
+    cost = taught(1e-3, 0, 0.005)
+    for n_rows in (1, 16, 16, 1, 16, 1, 16):
+        cost.saw_decode(0.005 + 0.002 * (n_rows - 1), n_rows)
+    assert cost.chunk(0.08, 0, 1) == pytest.approx(75, abs=1)
+    assert cost.chunk(0.08, 0, 16) == pytest.approx(45, abs=1)
 
 
 def test_a_clock_that_stood_still_is_no_division_by_zero() -> None:
@@ -58,7 +68,8 @@ def test_a_clock_that_stood_still_is_no_division_by_zero() -> None:
     for _ in range(3):
         cost.saw_decode(0.0)
         cost.saw_prefill(64, 100, 0.0, beside=True)
-    assert cost.chunk(0.08, 100) > 1000
+    assert cost.chunk(0.08, 100, 1) > 1000
+    assert cost.chunk(math.inf, 100, 1) > 1000
     assert cost.prefill_s(100, 0) >= 0
 
 

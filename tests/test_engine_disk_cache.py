@@ -410,6 +410,80 @@ def test_asking_for_what_was_lost_harms_nothing(tmp_path: Path) -> None:
     host.check_integrity()
 
 
+# -- a longer block in the place of a shorter one -------------------------------------------------
+
+
+def test_a_longer_block_that_cannot_be_written_leaves_the_shorter_one_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = kept(tmp_path, LONG[:200])
+    with monkeypatch.context() as patch:
+        patch.setattr(disk_cache, "_write_whole", raise_no_space)
+        save(host, "", LONG[:220])
+        save(host, "", LONG[:240])
+        flush(host)
+        assert n_right(host, "", LONG) == 240  # from memory
+    assert n_right(open_host(tmp_path), "", LONG) == 200
+    store_of(host)._paused_until = 0
+    save(host, "", LONG)
+    flush(host)
+    assert n_right(open_host(tmp_path), "", LONG) == len(LONG)
+
+
+def raise_no_space(descriptor: int, data: memoryview) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_whenever_a_process_dies_one_of_the_two_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a second longer one comes before the first is written."""
+    host = kept(tmp_path, LONG[:200])
+    jobs: list[bytes] = []
+    monkeypatch.setattr(store_of(host)._behind, "add", jobs.append)
+    for n in (220, 240):
+        save(host, "", LONG[:n])
+    known = [n_right(open_host(tmp_path), "", LONG)]
+    for job in jobs:
+        store_of(host)._do(job)
+        known.append(n_right(open_host(tmp_path), "", LONG))
+    assert known == sorted(known)
+    assert (known[0], known[-1]) == (200, 240)
+    assert len(blocks_in(tmp_path)) == 2
+    assert store_of(host).n_bytes == sum(path.stat().st_size for path in blocks_in(tmp_path))
+
+
+def test_a_bound_deletes_nothing_that_waits_to_be_replaced(tmp_path: Path) -> None:
+    """The bound holds again once the longer one is written."""
+    size = disk_format.n_header(90) + len(state([1] * 90, 0))
+    host = open_host(tmp_path, capacity=2 * size + disk_format.N_HEADER_MOST)
+    save(host, "", [1] * 80)
+    flush(host)
+    store = store_of(host)
+    store._behind.add = lambda job: None  # type: ignore[method-assign]
+    save(host, "", [1] * 90)
+    store._n_since_look = store.capacity
+    store._make_room(size)
+    assert n_right(open_host(tmp_path), "", [1] * 90) == 80
+
+
+def test_what_came_back_meanwhile_is_not_deleted(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    short, long = entry([1] * 50), entry([1] * 90)
+    for each in (short, long):
+        store.put(each, b"12345")
+    assert store.flush(20)
+    store.put(long, b"12345")
+    store.replace(short.key, long.key)
+    assert not store.holds(short.key)
+    store.put(short, b"12345")
+    assert store.flush(20)
+    assert store.get(short.key) == store.get(long.key) == b"12345"
+    store.replace(short.key, long.key)  # which is written already
+    assert store.flush(20)
+    assert [path.name for path in blocks_in(tmp_path)] == [disk_folder.block_name(long.key)]
+
+
 def test_no_thread_to_write_with_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

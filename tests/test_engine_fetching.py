@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fake_executor import FakeExecutor, FakeMemory, FakeVocab, answer
+from fake_executor import FakeExecutor, FakeMemory, FakeVocab, OnTheSpot, answer
 from fake_whole import WholeExecutor, WholeMemory
 from naiad.engine import fetching
 from naiad.engine.base import CoreJob
@@ -16,6 +16,7 @@ from naiad.engine.blocks import BLOCK, Entry
 from naiad.engine.core import CoreLimits, EngineCore
 from naiad.engine.executor import State
 from naiad.engine.fetching import Fetcher
+from naiad.engine.lane import Lane
 from naiad.types import SamplingParams
 
 GREEDY = SamplingParams(temperature=0)
@@ -74,12 +75,17 @@ class Shelf:
     def remove(self, key: bytes) -> None:
         self.kept.pop(key, None)
 
+    def replace(self, old: bytes, new: bytes) -> None:
+        self.remove(old)
+
     def touch(self, key: bytes, start: int) -> None:
         """Nothing here goes by age."""
 
 
 class Engine:
-    def __init__(self, shelf: Shelf, kind: str, host_cache_bytes: int = 1 << 22) -> None:
+    def __init__(
+        self, shelf: Shelf, kind: str, host_cache_bytes: int = 1 << 22, lane: Lane | None = None
+    ) -> None:
         can_cut = kind == "blocks"
         memory = FakeMemory(4000) if can_cut else WholeMemory(4000)
         executor = FakeExecutor(memory=memory) if can_cut else WholeExecutor(memory=memory)
@@ -91,8 +97,10 @@ class Engine:
                 **limits,
                 host_cache_bytes=host_cache_bytes,
                 can_cut=can_cut,
+                can_shift=lane is not None,
                 check_integrity=True,
             ),
+            lane=lane,
             store=shelf,
         )
         self.said: dict[int, list[int]] = {}
@@ -264,6 +272,58 @@ def test_what_nobody_wants_any_more_is_taken_into_the_bound(
     assert host.counts.n_from_disk == len(shelf.readers)
 
 
+def test_reads_for_one_that_left_are_not_begun(shelf: Shelf, kind: str) -> None:
+    """Those that another waits for as well are."""
+    other = [*OTHER, *TALK]
+    engine = Engine(shelf, kind)
+    engine.add(1, other, 10)
+    engine.run()
+    again = Engine(shelf, kind)
+    again.add(1, OTHER, 200)
+    again.step()
+    shelf.gate.clear()
+    again.add(2, [*other, *answer(other, 10), 1], 10)
+    again.step()
+    assert shelf.n_asked.acquire(timeout=20)  # the first of them is being read
+    again.add(3, NEXT, 10)
+    again.add(4, [*NEXT, 8], 10)
+    again.step()
+    again.core.abort(2)
+    again.core.abort(3)
+    shelf.gate.set()
+    for _ in steps_until(again, 4):
+        join_readers(shelf)
+    again.run()
+    n_for_talk = 4 if kind == "blocks" else 1
+    assert len(shelf.readers) == 1 + n_for_talk
+    assert again.said[4] == answer([*NEXT, 8], 10)
+
+
+def test_pieces_of_a_trimmed_history_are_read_beside_the_steps() -> None:
+    shelf = Shelf()
+    story = [1 + (i * i + i // 7) % 50 for i in range(8 * BLOCK)]
+    first = Engine(shelf, "blocks")
+    first.add(1, story, 10)
+    first.run()
+    side = FakeExecutor(memory=FakeMemory(4000))
+    engine = Engine(shelf, "blocks", lane=Lane(side, 4000, threads=2, thread=OnTheSpot()))
+    engine.add(1, OTHER, 400)
+    engine.step()
+    shelf.gate.clear()
+    trimmed = [*story[: BLOCK // 2], *story[3 * BLOCK :], 5, 6]
+    engine.add(2, trimmed, 10)
+    for _ in range(30):
+        engine.step()
+    assert 2 not in engine.n_cached
+    shelf.gate.set()
+    for _ in steps_until(engine, 2):
+        join_readers(shelf)
+    assert threading.main_thread() not in shelf.readers
+    assert engine.n_cached[2] > len(trimmed) * 3 // 4
+    engine.run()
+    assert engine.said == {1: answer(OTHER, 400), 2: answer(trimmed, 10)}
+
+
 # -- the fetcher --------------------------------------------------------------------------------
 
 
@@ -287,9 +347,11 @@ def test_each_is_read_once_in_order_and_taken_once(monkeypatch: pytest.MonkeyPat
     assert fetcher.is_coming({2})  # not taken yet
     assert fetcher.take() == [(3, 9), (1, 1), (2, 4)]
     assert not fetcher.is_coming({1, 2, 3})
-    fetcher.ask([3])
+    fetcher.ask([3, 4, 5])
+    fetcher.drop([4, 7])
+    assert [fetcher.is_coming({key}) for key in (3, 4, 5)] == [True, False, True]
     runs[1]()
-    assert (fetcher.take(), read) == ([(3, 9)], [3, 1, 2, 3])
+    assert (fetcher.take(), read) == ([(3, 9), (5, 25)], [3, 1, 2, 3, 5])
 
 
 def test_without_threads_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+import naiad
 from naiad.errors import EngineUnavailable
 from naiad.tune import runner
 from naiad.tune.candidate import Candidate, Scale, Workload
@@ -52,6 +56,30 @@ def test_a_child_answers_until_it_is_closed(watermark: Path) -> None:
     engine.close()
     with pytest.raises(ProcessLookupError):
         os.kill(engine._process.pid, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system's part is Linux's")
+def test_a_child_that_stands_still_ends_with_who_asked(watermark: Path) -> None:
+    script = (
+        "import sys, os; from pathlib import Path; "
+        "from naiad.tune.candidate import Candidate; "
+        "from naiad.tune.runner import ChildEngine; from naiad.tune.candidate import QUICK; "
+        "engine = ChildEngine(Path(sys.argv[1]), Candidate(threads=1), QUICK, patience_s=60); "
+        "print(engine._process.pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    source = str(Path(naiad.__file__).parents[1])
+    asked = subprocess.run(
+        [sys.executable, "-c", script, str(watermark)],
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": source},
+        check=False,
+    )
+    psutil.wait_procs([psutil.Process(pid) for pid in pids_left(int(asked.stdout))], 20)
+    assert not pids_left(int(asked.stdout))
+
+
+def pids_left(pid: int) -> list[int]:
+    return [pid] if psutil.pid_exists(pid) else []
 
 
 def test_between_questions_a_child_stands_still(watermark: Path) -> None:

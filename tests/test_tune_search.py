@@ -128,15 +128,16 @@ def test_a_machine_that_drifts_does_not_decide(drifts: float) -> None:
 
 
 def test_turns_alternate() -> None:
-    lab = Lab()
+    lab = Lab(lambda one, _: one.threads)
     lab.search(n_turns=2).run("default", BASE, [threads(1)])
     assert [one.threads for one, _ in lab.asked] == [2, 1, 1, 2]
 
 
-def test_a_hopeless_challenger_gets_one_turn() -> None:
-    lab = Lab(lambda one, _: 9.0 if one.threads == 1 else 1.0)
+@pytest.mark.parametrize(("cost", "n_turns"), [(9.0, 1), (1.0, 1), (0.9, 5)])
+def test_a_challenger_that_loses_a_turn_gets_no_other(cost: float, n_turns: int) -> None:
+    lab = Lab(lambda one, _: cost if one.threads == 1 else 1.0)
     lab.search(n_turns=5).run("default", BASE, [threads(1)])
-    assert len(lab.asked) == 2
+    assert len(lab.asked) == 2 * n_turns
 
 
 @pytest.mark.parametrize("crash", ["crash_at_start", "crash_at_work"])
@@ -207,14 +208,15 @@ def test_the_lane_is_measured_with_the_best_and_may_fail() -> None:
 
 def test_progress_grows_within_its_share() -> None:
     seen: list[tuple[str, float]] = []
-    search = Lab().search(on_progress=lambda what, done: seen.append((what, done)))
+    lab = Lab(faster_without_flash)
+    search = lab.search(n_turns=2, on_progress=lambda what, done: seen.append((what, done)))
     search.run("default", BASE, [flash(), threads(1)], share=(0.2, 0.6), with_lane=True)
     assert [what for what, _ in seen] == [
-        "default: flash_attention off",
-        "default: threads 1",
+        *["default: flash_attention off"] * 3,
+        *["default: threads 1"] * 2,  # no faster in the first turn
         "default: a lane for long prompts",
     ]
-    assert [done for _, done in seen] == pytest.approx([0.2, 0.4, 0.6])
+    assert [done for _, done in seen] == pytest.approx([0.2, 0.3, 0.4, 0.4, 0.5, 0.6])
 
 
 # -- judging ----------------------------------------------------------------------------------

@@ -187,7 +187,8 @@ def test_a_full_disk_costs_only_what_was_not_written(
         wait_until_written(cache, n_blocks_of(written))
         fill_disk(server)
         unwritten = first_turns(server, prompts[2:])
-        # Memory works as ever. A longer end of a conversation would replace the one on disk.
+        # Memory works as ever, and what is on disk stays there for what cannot take its place.
+        assert next_turns(server, written) == [len(conversation) for conversation in written]
         assert min(next_turns(server, unwritten)) >= 300
         wait_until_told(tmp_path / "log", CANNOT_BE_WRITTEN)  # nobody tries before a rest
         kill_all(server)

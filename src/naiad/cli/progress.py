@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 class Reporter(AbstractContextManager["Reporter"], Protocol):
     """Shows how far a piece of work is. Work may have several stages, one after the other."""
 
-    def update(self, stage: str, done: float, total: float) -> None:
-        """Show that `done` of `total` is reached in this stage; both in the reporter's unit."""
+    def update(self, stage: str, done: float, total: float, now: str = "") -> None:
+        """Show that `done` of `total` is reached in this stage; both in the reporter's unit.
+
+        now: what of it is being done.
+        """
         ...
 
 
@@ -44,23 +47,28 @@ class QuietReporter(Reporter):
     ) -> None:
         return None
 
-    def update(self, stage: str, done: float, total: float) -> None:  # noqa: ARG002
+    def update(self, stage: str, done: float, total: float, now: str = "") -> None:  # noqa: ARG002
         return None
 
 
 class LineReporter(QuietReporter):
-    """A plain line whenever another quarter is done; for logs and pipes. say: takes each line."""
+    """A plain line whenever another quarter is done, or something else is being done; for logs and
+    pipes. say: takes each line.
+    """
 
     def __init__(self, in_bytes: bool, say: Callable[[str], object] = _to_stderr) -> None:
         self._in_bytes = in_bytes
         self._say = say
-        self._last: tuple[str, int] | None = None
+        self._last: tuple[str, int, str] | None = None
 
-    def update(self, stage: str, done: float, total: float) -> None:
+    def update(self, stage: str, done: float, total: float, now: str = "") -> None:
         quarter = int(done * 4 / total) if total else 4
-        if self._last == (stage, quarter):
+        if self._last == (stage, quarter, now):
             return
-        self._last = (stage, quarter)
+        self._last = (stage, quarter, now)
+        if now:
+            self._say(f"{stage}: {100 * done / total:.0f} %, {now}")
+            return
         of = f" of {mebibytes(total)}" if self._in_bytes else ""
         self._say(f"{stage}: {quarter * 25} %{of}")
 
@@ -101,11 +109,12 @@ class BarReporter(Reporter):
         if self._progress is not None:
             self._progress.stop()
 
-    def update(self, stage: str, done: float, total: float) -> None:
+    def update(self, stage: str, done: float, total: float, now: str = "") -> None:
         assert self._progress is not None, "use the reporter in a with statement"
         if stage not in self._tasks:
             self._tasks[stage] = self._progress.add_task(stage, total=total)
-        self._progress.update(self._tasks[stage], completed=done, total=total)
+        title = f"{stage}: {now}" if now else stage
+        self._progress.update(self._tasks[stage], completed=done, total=total, description=title)
 
 
 def mebibytes(n_bytes: float) -> str:

@@ -74,7 +74,7 @@ def run(path: Path, is_quick: bool, anyway: bool) -> Record:
         return measure(
             path,
             effort,
-            lambda _, done: progress.update("Measuring", done, 1.0),
+            lambda now, done: progress.update("Measuring", done, 1.0, now),
             anyway=anyway,
         )
 

@@ -92,7 +92,7 @@ class JsonReporter(QuietReporter):
     def __init__(self) -> None:
         self._last = -1
 
-    def update(self, stage: str, done: float, total: float) -> None:  # noqa: ARG002
+    def update(self, stage: str, done: float, total: float, now: str = "") -> None:  # noqa: ARG002
         percent = int(100 * done / total) if total else 100
         if percent != self._last:
             self._last = percent

@@ -21,9 +21,7 @@ S = TypeVar("S")
 class Block(Generic[S]):
     """Saved cells [start, start + len(tokens)) of some sequence.
 
-    state: None while only the store holds it; see `HostCache.state_of`. n_bytes: of the state;
-    n_held: of memory that it takes while it is there. key: its name in the store. is_fresh: the
-    state was fetched from disk and is counted so; its first use is no use of memory.
+    state, n_bytes, n_held, key, is_fresh: see `naiad.engine.tiers.Saved`.
     """
 
     tokens: list[int]
@@ -136,6 +134,10 @@ class Store(Protocol[S]):
         ...
 
     def remove(self, key: bytes) -> None: ...
+
+    def replace(self, old: bytes, new: bytes) -> None:
+        """`old` is not wanted beside `new`, but must not be gone before `new` is kept for good."""
+        ...
 
     def touch(self, key: bytes, start: int) -> None:
         """It was of use just now."""

@@ -14,19 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from naiad.engine.blocks import Counts, Entry, Store
-from naiad.engine.fetching import Fetcher
+from naiad.engine.blocks import Entry, Store
 from naiad.engine.sequence import common_prefix
-from naiad.types import CacheCounts
+from naiad.engine.tiers import Tiers
 
 S = TypeVar("S")
 
 
 @dataclass(slots=True, eq=False)
 class Checkpoint(Generic[S]):
-    """state: None while only the store holds it. n_bytes: of the state; n_held: of memory that it
-    takes while it is there. key: its name in the store. is_fresh: see Block.
-    """
+    """state, n_bytes, n_held, key, is_fresh: see `naiad.engine.tiers.Saved`."""
 
     tokens: list[int]
     ids: bytes  # the tokens again, to be compared at once
@@ -42,12 +39,8 @@ class Checkpoint(Generic[S]):
         return len(self.tokens)
 
 
-class Checkpoints(Generic[S]):
-    """The checkpoints of all namespaces.
-
-    capacity: bytes of memory that states may take at most. n_bytes: those that they take now.
-    weigh: see HostCache.
-    """
+class Checkpoints(Tiers[Checkpoint[S], S]):
+    """The checkpoints of all namespaces."""
 
     def __init__(
         self,
@@ -55,12 +48,7 @@ class Checkpoints(Generic[S]):
         store: Store[S] | None = None,
         weigh: Callable[[S], int] | None = None,
     ) -> None:
-        self.capacity = capacity
-        self.n_bytes = 0
-        self.counts = Counts()
-        self._store = store
-        self._weigh = weigh
-        self._fetcher = Fetcher[Checkpoint[S], S](self._read)
+        super().__init__(capacity, store, weigh)
         self._known: dict[bytes, dict[bytes, Checkpoint[S]]] = {}  # root -> ids -> checkpoint
         self._used: OrderedDict[Checkpoint[S], None] = OrderedDict()  # least recently used first
         if store is not None:
@@ -68,9 +56,6 @@ class Checkpoints(Generic[S]):
 
     def __len__(self) -> int:
         return len(self._used)
-
-    def told(self) -> CacheCounts:
-        return self.counts.told(self.n_bytes, self._store.n_bytes if self._store else 0)
 
     # -- lookup ----------------------------------------------------------------------------------
 
@@ -96,78 +81,25 @@ class Checkpoints(Generic[S]):
 
     def holds(self, namespace: str, tokens: list[int]) -> bool:
         """Whether there is one of exactly these tokens."""
-        known = self._known.get(self._root(namespace), {}).get(_ids(tokens))
+        known = self._known.get(self._root_key(namespace), {}).get(_ids(tokens))
         return known is not None and not self._is_lost(known)
 
     def state_of(self, checkpoint: Checkpoint[S]) -> S | None:
-        """Its state, from memory or else from the store; None when it is lost, and forgotten."""
-        self.take_fetched()
-        if checkpoint not in self._used:
-            return None
-        state = checkpoint.state
-        if state is not None:
-            self.counts.n_from_memory += not checkpoint.is_fresh
-            checkpoint.is_fresh = False
-        elif self._store is not None:
-            state = self._store.get(checkpoint.key)
-            if state is not None:
-                self._came_from_disk(checkpoint, state)
-        if state is None:
-            self.counts.n_lost += 1
-            self._forget(checkpoint)
-            return None
-        self._touch(checkpoint)
-        self._evict(checkpoint)
+        """See `Tiers.state_of`; it was of use just now."""
+        state = super().state_of(checkpoint)
+        if checkpoint in self._used:
+            self._touch(checkpoint)
         return state
 
-    def fetch(self, checkpoint: Checkpoint[S], fetched: set[object]) -> bool:
-        """Let it be read by another thread, if only the store holds it. True: it is coming.
-
-        fetched: see HostCache.
-        """
-        self.take_fetched()
-        is_cold = checkpoint.state is None and self._is_stored(checkpoint)
-        if is_cold and checkpoint not in fetched:
-            fetched.add(checkpoint)
-            self._fetcher.ask([checkpoint])
-        return self._fetcher.is_coming(fetched)
-
-    def take_fetched(self) -> None:
-        """Into memory, and its bound, with what was read since the last time."""
-        for checkpoint, state in self._fetcher.take():
-            if checkpoint.state is not None or checkpoint not in self._used:
-                continue  # it came another way, or was given up meanwhile
-            if state is None:
-                self.counts.n_lost += 1
-                self._forget(checkpoint)
-            else:
-                self._came_from_disk(checkpoint, state)
-                checkpoint.is_fresh = True
-                self._touch(checkpoint)
-                self._evict(checkpoint)
-
-    def _came_from_disk(self, checkpoint: Checkpoint[S], state: S) -> None:
-        self.counts.n_from_disk += 1
-        self.counts.n_bytes_from_disk += checkpoint.n_bytes
-        self._take(checkpoint, state)
-
-    def _read(self, checkpoint: Checkpoint[S]) -> S | None:
-        """Any thread."""
-        return self._store.get(checkpoint.key) if self._store else None
-
     def _held(self, namespace: str) -> list[Checkpoint[S]]:
-        held = list(self._known.get(self._root(namespace), {}).values())
+        held = list(self._known.get(self._root_key(namespace), {}).values())
         lost = [c for c in held if self._is_lost(c)]
         for each in lost:
             self._forget(each)
         return [c for c in held if c not in lost] if lost else held
 
-    def _is_lost(self, checkpoint: Checkpoint[S]) -> bool:
-        """Memory let go of it, and then the store failed to write it."""
-        return checkpoint.state is None and not self._is_stored(checkpoint)
-
-    def _is_stored(self, checkpoint: Checkpoint[S]) -> bool:
-        return self._store is not None and self._store.holds(checkpoint.key)
+    def _has(self, checkpoint: Checkpoint[S]) -> bool:
+        return checkpoint in self._used
 
     # -- saving ----------------------------------------------------------------------------------
 
@@ -175,7 +107,7 @@ class Checkpoints(Generic[S]):
         self, namespace: str, tokens: list[int], state: S, n_bytes: int, *, lasts: bool
     ) -> bool:
         """Keep the state after these tokens; with `lasts`, on disk too. False: it cannot be."""
-        root, ids = self._root(namespace), _ids(tokens)
+        root, ids = self._root_key(namespace), _ids(tokens)
         if not tokens or (n_bytes > self.capacity and not (lasts and self._store)):
             return False
         checkpoint = self._known.get(root, {}).get(ids)
@@ -198,15 +130,9 @@ class Checkpoints(Generic[S]):
         for checkpoint in list(self._used):
             self._forget(checkpoint)
 
-    def _root(self, namespace: str) -> bytes:
-        if self._store is None:
-            return namespace.encode("utf-8", "surrogatepass")
-        return self._store.root_key(namespace)
-
-    def _take(self, checkpoint: Checkpoint[S], state: S) -> None:
-        checkpoint.state, checkpoint.is_fresh = state, False
-        checkpoint.n_held = self._weigh(state) if self._weigh else checkpoint.n_bytes
-        self.n_bytes += checkpoint.n_held
+    def _taken(self, checkpoint: Checkpoint[S]) -> None:
+        self._touch(checkpoint)
+        self._evict(checkpoint)
 
     def _touch(self, checkpoint: Checkpoint[S]) -> None:
         self._used.move_to_end(checkpoint)
@@ -229,21 +155,22 @@ class Checkpoints(Generic[S]):
         store = self._store
         if store is None or not self._is_stored(checkpoint) or not store.detach(checkpoint.key):
             self._forget(checkpoint)
-            return
-        checkpoint.state = None
-        self.n_bytes -= checkpoint.n_held
+        else:
+            self._let_out(checkpoint)
+
+    def _give_up(self, checkpoint: Checkpoint[S]) -> None:
+        self._forget(checkpoint)
 
     def _forget(self, checkpoint: Checkpoint[S]) -> None:
         """Out of memory and store."""
+        is_stored = self._is_stored(checkpoint)
         del self._used[checkpoint]
         siblings = self._known[checkpoint.root]
         del siblings[checkpoint.ids]
         if not siblings:
             del self._known[checkpoint.root]
-        if checkpoint.state is not None:
-            self.n_bytes -= checkpoint.n_held
-            checkpoint.state = None  # who still holds it must not hold memory that nobody counts
-        if self._store is not None and self._is_stored(checkpoint):
+        self._let_out(checkpoint)
+        if self._store is not None and is_stored:
             self._store.remove(checkpoint.key)
 
     # -- the store -------------------------------------------------------------------------------

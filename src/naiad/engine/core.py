@@ -300,7 +300,7 @@ class EngineCore:
             return
         n_tokens = sum(c.n_tokens for c in prefill)
         depth = sum(c.n_tokens * (c.sequence.computed + c.n_tokens // 2) for c in prefill)
-        beside = len(prefill) < len(chunks)
+        beside = len(chunks) - len(prefill)
         self._cost.saw_prefill(n_tokens, depth // n_tokens, self._step_s, beside=beside)
 
     def _item(self, sequence: Sequence, said: Said) -> StreamItem:

@@ -18,6 +18,8 @@ _N_KEPT, _N_TRUSTED = 5, 3
 _FRESH = 500
 #: Nothing smaller is worth a step of its own: small chunks are less efficient.
 MIN_CHUNK = 8
+#: More than any budget, for targets without an end.
+_MOST_CHUNK = 1 << 20
 #: Seconds that a step or a token takes at least, also where the clock stood still.
 _LEAST_S = 1e-9
 
@@ -48,9 +50,9 @@ class StepCost:
             self._decode_s = seconds
         self._decode_s += (1 - _MEMORY) * (seconds - self._decode_s)
 
-    def saw_prefill(self, n_tokens: int, depth: int, seconds: float, *, beside: bool) -> None:
-        """n_tokens at about `depth` took this long; `beside` decoding streams, in the same step."""
-        own = max(seconds - (self._decode_s if beside else 0.0), seconds * 0.1)
+    def saw_prefill(self, n_tokens: int, depth: int, seconds: float, *, beside: int) -> None:
+        """n_tokens at about `depth` took this long; in the same step with `beside` streams."""
+        own = max(seconds - (self.step_s(beside, depth) if beside else 0.0), seconds * 0.1)
         if n_tokens >= MIN_CHUNK:
             self._line.add(depth, max(own / n_tokens, _LEAST_S))
 
@@ -66,10 +68,12 @@ class StepCost:
         """Seconds that n_tokens more would take after `depth` tokens, all in full chunks."""
         return n_tokens * self._line.at(depth + n_tokens / 2)
 
-    def chunk(self, target_s: float, depth: int) -> int:
-        """Tokens of prefill that fit beside decoding in a step of target_s; at least MIN_CHUNK."""
-        left = target_s - self._decode_s
-        return max(MIN_CHUNK, int(left / self._line.at(depth)))
+    def chunk(self, target_s: float, depth: int, n_rows: int) -> int:
+        """Tokens of prefill that fit in a step of target_s beside n_rows streams; at least
+        MIN_CHUNK.
+        """
+        left = target_s - self.step_s(n_rows, depth)
+        return max(MIN_CHUNK, int(min(left / self._line.at(depth), _MOST_CHUNK)))
 
 
 class _Rows:

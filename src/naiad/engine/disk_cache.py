@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -39,9 +39,12 @@ _LOOK_AGAIN = 16
 
 @dataclass(slots=True)
 class _Pending(Generic[S]):
+    """What waits to be written. replaces: files to delete once it is."""
+
     entry: Entry
     state: S
     is_detached: bool = False
+    replaces: list[bytes] = field(default_factory=list)
 
 
 class _Superseded(Exception):
@@ -149,6 +152,17 @@ class DiskCache(Generic[S]):
             self._forget(key)
         self._behind.add(key)
 
+    def replace(self, old: bytes, new: bytes) -> None:
+        # Out of the books at once. Where `new` is never written, the file of `old` stays until the
+        # next start, or until room is made of what nobody here knows.
+        with self._lock:
+            before, after = self._pending.get(old), self._pending.get(new)
+            if after is None:
+                self.remove(old)
+                return
+            after.replaces += [old, *(before.replaces if before else ())]
+            self._forget(old)
+
     def touch(self, key: bytes, start: int) -> None:
         # A block is always a little older than those it continues, so that it goes before them.
         self._touched[key] = time.time_ns() - start
@@ -195,8 +209,14 @@ class DiskCache(Generic[S]):
             with self._lock:
                 if self._pending.get(key) is pending:
                     self._forget_pending(key)
+                    self._delete_dropped(pending.replaces)
         elif is_dropped:
             unlink(self._path(key))
+
+    def _delete_dropped(self, keys: list[bytes]) -> None:
+        for key in keys:
+            if key not in self._held:
+                unlink(self._path(key))
 
     def _write_block(self, pending: _Pending[S]) -> None:
         entry = pending.entry
@@ -228,7 +248,12 @@ class DiskCache(Generic[S]):
         is_over = self.n_bytes + self._n_foreign > self.capacity
         if is_over or self._n_since_look * _LOOK_AGAIN >= self.capacity:
             n_allowed = max(self.capacity - self.n_bytes, 0)
-            self._n_foreign = disk_folder.free(self._root, self.folder, self.holds, n_allowed)
+            with self._lock:
+                needed = set(self._held)
+                needed.update(*(pending.replaces for pending in self._pending.values()))
+            self._n_foreign = disk_folder.free(
+                self._root, self.folder, needed.__contains__, n_allowed
+            )
             self._n_since_look = 0
         self._n_since_look += n_bytes
 

@@ -52,6 +52,14 @@ class Fetcher(Generic[K, S]):
             self._coming.difference_update(self._jobs)
             self._jobs.clear()
 
+    def drop(self, keys: Iterable[object]) -> None:
+        """Nobody wants these any more. What is being read just now comes all the same."""
+        unwanted = set(keys)
+        with self._lock:
+            dropped = [key for key in self._jobs if key in unwanted]
+            self._jobs = deque(key for key in self._jobs if key not in unwanted)
+        self._coming.difference_update(dropped)
+
     def is_coming(self, keys: Iterable[object]) -> bool:
         """Whether any of these is still to be taken."""
         return not self._coming.isdisjoint(keys)

@@ -16,13 +16,12 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from naiad.engine.blocks import (
     BLOCK,
     Block,
-    Counts,
     Entry,
     Match,
     Store,
@@ -33,20 +32,15 @@ from naiad.engine.blocks import (
     path_of,
     shorter_beside,
 )
-from naiad.engine.fetching import Fetcher
-from naiad.types import CacheCounts
+from naiad.engine.tiers import Tiers
 
 __all__ = ["BLOCK", "Block", "HostCache", "Match"]
 
 S = TypeVar("S")
 
 
-class HostCache(Generic[S]):
-    """The tree. capacity: bytes of saved state it may hold in memory; 0 keeps nothing there.
-
-    weigh: the bytes of memory that a state takes, where they are not those it is said to have.
-    n_bytes: bytes of memory that states take now.
-    """
+class HostCache(Tiers[Block[S], S]):
+    """The tree. capacity: bytes of saved state it may hold in memory; 0 keeps nothing there."""
 
     def __init__(
         self,
@@ -54,12 +48,7 @@ class HostCache(Generic[S]):
         store: Store[S] | None = None,
         weigh: Callable[[S], int] | None = None,
     ) -> None:
-        self.capacity = capacity
-        self.n_bytes = 0
-        self.counts = Counts()
-        self._store = store
-        self._weigh = weigh
-        self._fetcher = Fetcher[Block[S], S](self._read)
+        super().__init__(capacity, store, weigh)
         self._roots: dict[bytes, Block[S]] = {}
         self._in_memory: OrderedDict[Block[S], None] = OrderedDict()  # least recently used first
         self._in_store: OrderedDict[Block[S], None] = OrderedDict()
@@ -70,9 +59,6 @@ class HostCache(Generic[S]):
     @property
     def n_blocks_in_store(self) -> int:
         return len(self._in_store)
-
-    def told(self) -> CacheCounts:
-        return self.counts.told(self.n_bytes, self._store.n_bytes if self._store else 0)
 
     # -- lookup ----------------------------------------------------------------------------------
 
@@ -94,60 +80,6 @@ class HostCache(Generic[S]):
         if found:
             self._touch(found[-1].block)
         return found
-
-    def state_of(self, block: Block[S]) -> S | None:
-        """The state of a block of this tree, from memory or else from the store.
-
-        None when the store has lost it: then it is no longer in the tree, nor is what follows it.
-        """
-        self.take_fetched()
-        if block.state is not None:
-            self.counts.n_from_memory += not block.is_fresh
-            block.is_fresh = False
-            return block.state
-        state = None
-        if self._store is not None and block in self._in_store:
-            state = self._store.get(block.key)
-            if state is None:
-                self.counts.n_lost += 1
-                self._remove(block)
-        if state is not None:
-            self._came_from_disk(block, state)
-        return state
-
-    def fetch(self, blocks: Iterable[Block[S]], fetched: set[object]) -> bool:
-        """Let those that only the store holds be read by another thread. True: some are coming.
-
-        fetched: whom this caller has asked for; a block that came and had to go again is not asked
-        for twice, but read by `state_of`.
-        """
-        self.take_fetched()
-        cold = [b for b in blocks if b.state is None and b not in fetched and self._is_stored(b)]
-        fetched.update(cold)
-        self._fetcher.ask(cold)
-        return self._fetcher.is_coming(fetched)
-
-    def take_fetched(self) -> None:
-        """Into memory, and its bound, with what was read since the last time."""
-        for block, state in self._fetcher.take():
-            if block.state is not None or block not in self._in_store:
-                continue  # it came another way, or was given up meanwhile
-            if state is None:
-                self.counts.n_lost += 1
-                self._remove(block)
-            else:
-                self._came_from_disk(block, state)
-                block.is_fresh = True
-
-    def _came_from_disk(self, block: Block[S], state: S) -> None:
-        self.counts.n_from_disk += 1
-        self.counts.n_bytes_from_disk += block.n_bytes
-        self._take(block, state)
-        self._evict(block)
-
-    def _read(self, block: Block[S]) -> S | None:
-        """Any thread."""
-        return self._store.get(block.key) if self._store else None
 
     def recent_paths(self, namespace: str, most: int) -> list[list[Block[S]]]:
         """The blocks from the root to each leaf, the leaves used last first, at most `most`."""
@@ -199,11 +131,6 @@ class HostCache(Generic[S]):
             block = child
         return block
 
-    def _root_key(self, namespace: str) -> bytes:
-        if self._store is None:
-            return namespace.encode("utf-8", "surrogatepass")
-        return self._store.root_key(namespace)
-
     def _root(self, key: bytes) -> Block[S]:
         if key not in self._roots:
             self._roots[key] = Block([], 0, None, 0, None, key=key)
@@ -221,8 +148,12 @@ class HostCache(Generic[S]):
     def _drop_prefixes_of(self, block: Block[S]) -> None:
         """The block holds all that a shorter one beside it does, on disk too if that one does."""
         for other in shorter_beside(block):
-            if self._is_stored(block) or not self._is_stored(other):
-                self._remove(other)
+            if self._store is not None and self._is_stored(other):
+                if not self._is_stored(block):
+                    continue
+                del self._in_store[other]
+                self._store.replace(other.key, block.key)
+            self._remove(other)
 
     # -- use and eviction ------------------------------------------------------------------------
 
@@ -239,10 +170,15 @@ class HostCache(Generic[S]):
 
     def _take(self, block: Block[S], state: S) -> None:
         """Into memory. The caller evicts."""
-        block.state, block.is_fresh = state, False
-        block.n_held = self._weigh(state) if self._weigh else block.n_bytes
-        self.n_bytes += block.n_held
+        super()._take(block, state)
         self._in_memory[block] = None
+
+    def _let_out(self, block: Block[S]) -> None:
+        super()._let_out(block)
+        self._in_memory.pop(block, None)
+
+    def _taken(self, block: Block[S]) -> None:
+        self._evict(block)
 
     def _evict(self, newest: Block[S]) -> None:
         if newest.n_held > self.capacity and newest in self._in_memory:
@@ -254,34 +190,28 @@ class HostCache(Generic[S]):
         """Out of memory; out of the tree too, unless the store has it."""
         if self._store is None or block not in self._in_store or not self._store.detach(block.key):
             self._remove(block)
-            return
-        del self._in_memory[block]
-        self.n_bytes -= block.n_held
-        block.state = None
+        else:
+            self._let_out(block)
 
     def _remove(self, block: Block[S]) -> None:
         """Out of the tree, memory and store, with all that follows it."""
         if block.parent is not None:
             block.parent.disown(block)
         for node in (block, *below(block)):
-            if node in self._in_memory:
-                del self._in_memory[node]
-                self.n_bytes -= node.n_held
+            self._let_out(node)
             if self._store is not None and node in self._in_store:
                 del self._in_store[node]
                 self._store.remove(node.key)
-            node.state = None  # who still holds the block must not hold memory that nobody counts
             node.children.clear()
+
+    def _give_up(self, block: Block[S]) -> None:
+        self._remove(block)
 
     # -- the store -------------------------------------------------------------------------------
 
-    def _is_lost(self, block: Block[S]) -> bool:
-        """Memory let go of it, and then the store failed to write it."""
-        return block.state is None and not self._is_stored(block)
-
-    def _is_stored(self, block: Block[S]) -> bool:
-        """Whether it can be read back; one that cannot is in `_in_store` until it is found lost."""
-        return self._store is not None and block in self._in_store and self._store.holds(block.key)
+    def _has(self, block: Block[S]) -> bool:
+        """One that cannot be read back is here until it is found lost."""
+        return block in self._in_store
 
     def _offer(self, block: Block[S]) -> None:
         """Let the store have a block, and before it those of its path that it does not have."""

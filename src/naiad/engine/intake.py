@@ -3,8 +3,8 @@
 A prompt takes one of three ways. It waits, when another request is computing the same beginning. It
 goes through the lane, when computing it in the pool would hold running streams up for longer than
 the step's target, or is more than one step's work. Otherwise it goes straight into the pool.
-Prompts that come together go there together, up to a few steps' work: in whole micro-batches, with
-all threads, they are computed sooner than one by one beside the first that decode.
+Short prompts that come together go there together, up to a few steps' work: a step carries as much
+of them as the target lets it, with all threads, which is sooner than one by one in the lane.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from naiad.engine.cost import StepCost
 from naiad.engine.lane import Lane
 from naiad.engine.prefix import MIN_REUSE, NOTHING, Resident
 from naiad.engine.queueing import WaitingLine
-from naiad.engine.scheduler import JUST_BEGUN, StepBudget, is_burst
+from naiad.engine.scheduler import StepBudget
 from naiad.engine.sequence import NO_SLOT, Sequence
 
 #: Waiting for another request's prefill is worth it from this many shared tokens on.
@@ -26,6 +26,9 @@ _WORTH_WAITING = 16
 _ALWAYS_SHORT = 16
 #: Pieces of earlier prompts are looked for when at least so many tokens would be computed.
 _WORTH_SHIFTING = 192
+#: Prompts come together with one whose answer has so many tokens at most, and so many
+#: micro-batches of them.
+_TOGETHER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,14 @@ class Intake:
             self.lane.remove(sequence)
         else:
             self.line.remove(sequence)
+        self._stop_reading(sequence)
+
+    def _stop_reading(self, sequence: Sequence) -> None:
+        """What was asked of the disk for this one only is of no use any more."""
+        if sequence.fetched:
+            others = [other.fetched for other in self.line if other is not sequence]
+            self._prefix.host.forget_fetch(sequence.fetched.difference(*others))
+            sequence.fetched.clear()
 
     def left(self, sequence: Sequence) -> None:
         """It is over."""
@@ -159,6 +170,8 @@ class Intake:
         if len(lane.members) >= self._rules.parallel:
             return is_long  # it waits in the line, where callers take turns
         if self._rules.can_shift and n_new >= _WORTH_SHIFTING and not sequence.spans:
+            if self._running and self._prefix.is_seeking(sequence, n_known):
+                return True  # it waits in the line, for the disk
             sequence.moves = self._prefix.find_moves(sequence, n_known)
             resident = self._find(sequence)  # searching may have sent parked ones away
         if not is_long and not sequence.moves:
@@ -166,7 +179,7 @@ class Intake:
         self._prefix.hold(sequence, resident)
         self._count_cached(sequence, sequence.computed + sum(m.segment.n for m in sequence.moves))
         self.line.started(sequence)
-        sequence.fetched.clear()
+        self._stop_reading(sequence)
         lane.add(sequence)
         return True
 
@@ -176,9 +189,11 @@ class Intake:
             return False
         budget = self._rules.budget
         n_ahead = sum(s.n_pending for s in self._running if s.n_pending > 1)
-        if is_burst(s for s in self._running if s.n_pending == 1):
-            return n_new > budget.alone or n_ahead + n_new > budget.alone * JUST_BEGUN
-        return n_ahead + n_new > min(self._cost.chunk(budget.target_s, n_known), budget.beside)
+        decoding = [s for s in self._running if s.n_pending == 1]
+        if all(s.n_generated <= _TOGETHER for s in decoding):
+            return n_new > budget.alone or n_ahead + n_new > budget.alone * _TOGETHER
+        chunk = self._cost.chunk(budget.target_s, n_known, len(decoding))
+        return n_ahead + n_new > min(chunk, budget.beside)
 
     def has_room_for(self, sequence: Sequence, resident: Resident) -> bool:
         """Whether the prompt fits beside what runs; always true when nothing runs.
@@ -197,7 +212,7 @@ class Intake:
         if self._rules.can_reuse or sequence.spans:  # its own, from the lane
             self._prefix.attach(sequence, resident)
         sequence.spans, sequence.moves = [], []
-        sequence.fetched.clear()
+        self._stop_reading(sequence)
         self._count_cached(sequence, sequence.computed)
         self.line.started(sequence)
         self._running.append(sequence)

@@ -9,7 +9,7 @@ from naiad.engine.executor import State
 from naiad.engine.host_cache import BLOCK, Block, HostCache
 from naiad.engine.pool import Pool
 from naiad.engine.segments import MIN_SEGMENT, Segment, SegmentFinder
-from naiad.engine.sequence import NO_SLOT, Move, Sequence, Span, common_prefix
+from naiad.engine.sequence import NO_SLOT, Move, Pieces, Sequence, Sought, Span, common_prefix
 
 #: Fewer tokens than this are cheaper to compute than to look after.
 MIN_REUSE = 8
@@ -95,11 +95,27 @@ class PrefixCache:
             return []  # every prompt begins with the same token
         return [(match.block, match.n_tokens) for match in matches]
 
-    def find_moves(self, sequence: Sequence, start: int) -> list[Move]:
-        """Pieces of one earlier prompt in the new one beyond `start`, when they are most of it.
-
-        The last two tokens stay to be computed, one of them right after the last shift.
+    def is_seeking(self, sequence: Sequence, start: int) -> bool:
+        """Look for pieces of one earlier prompt in the new one beyond `start`, and have those read
+        that only the disk holds. True: some are coming; asked again, they will be there.
         """
+        blocks = [block for _, covering in self._sought(sequence, start) for block in covering]
+        return self.host.fetch(blocks, sequence.fetched)
+
+    def find_moves(self, sequence: Sequence, start: int) -> list[Move]:
+        """Pieces of one earlier prompt in the new one beyond `start`, when they are most of it."""
+        pieces = self._sought(sequence, start)
+        sequence.sought = None
+        moves = [self._move(segment, covering) for segment, covering in pieces]
+        return [move for move in moves if move is not None]
+
+    def _sought(self, sequence: Sequence, start: int) -> Pieces:
+        if sequence.sought is None or sequence.sought.start != start:
+            sequence.sought = Sought(start, self._seek(sequence, start))
+        return sequence.sought.pieces
+
+    def _seek(self, sequence: Sequence, start: int) -> Pieces:
+        """The last two tokens stay to be computed, one of them right after the last shift."""
         tokens, namespace = sequence.tokens, sequence.job.namespace
         n_wanted = len(tokens) - start
         if n_wanted < 2 * MIN_SEGMENT:
@@ -114,18 +130,12 @@ class PrefixCache:
             n_found = sum(segment.n for segment in found)
             if n_found > best[0]:
                 best = (n_found, found, path)
-        return self._moves(best[1], best[2])
+        return [(segment, _covering(segment, best[2])) for segment in best[1]]
 
-    def _moves(self, segments: list[Segment], path: list[Block[State]]) -> list[Move]:
-        moves: list[Move] = []
-        for segment in segments:
-            end = segment.old + segment.n
-            covering = [b for b in path if b.start < end and b.end > segment.old]
-            spans = [self._span(block, len(block.tokens)) for block in covering]
-            whole = tuple(span for span in spans if span is not None)
-            if len(whole) == len(covering):
-                moves.append(Move(segment, whole))
-        return moves
+    def _move(self, segment: Segment, covering: list[Block[State]]) -> Move | None:
+        spans = [self._span(block, len(block.tokens)) for block in covering]
+        whole = tuple(span for span in spans if span is not None)
+        return Move(segment, whole) if len(whole) == len(covering) else None
 
     # -- into the pool ---------------------------------------------------------------------------
 
@@ -250,6 +260,12 @@ class PrefixCache:
     def check_integrity(self) -> None:
         """Raises AssertionError when the books do not agree."""
         self.host.check_integrity()
+
+
+def _covering(segment: Segment, path: list[Block[State]]) -> list[Block[State]]:
+    """The blocks of an earlier prompt that hold the segment."""
+    end = segment.old + segment.n
+    return [block for block in path if block.start < end and block.end > segment.old]
 
 
 def _better(a: Resident, b: Resident) -> Resident:

@@ -2,6 +2,10 @@
 
 Sequences that need one token (decoding) always ride; the others share what is left of the step's
 budget, the most urgent first, so a long prompt is cut into chunks and nobody waits for it to end.
+
+Beside streams the budget is time, because each of them waits for the step. Small chunks cost more
+than large ones, since every step decodes for all that have begun: where many prompts come together,
+those who are through first wait a little longer, or all of them would wait much longer.
 """
 
 from __future__ import annotations
@@ -12,8 +16,8 @@ from dataclasses import dataclass
 from naiad.engine.cost import StepCost
 from naiad.engine.sequence import Sequence
 
-#: Tokens of an answer up to which it counts as just begun.
-JUST_BEGUN = 4
+#: Tokens of an answer up to which it counts as just begun, and targets that a step may take then.
+JUST_BEGUN, MOST_TARGETS = 16, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,9 @@ def plan(
         return chunks
     prefilling.sort(key=lambda s: urgency(s, cost, now))
     left = budget.alone
-    if not is_burst(decoding):
-        left = min(cost.chunk(budget.target_s, prefilling[0].computed), budget.beside)
+    if any(sequence.n_generated for sequence in decoding):  # somebody would notice a pause
+        depth, seconds = prefilling[0].computed, pause_s(decoding, prefilling, budget, cost)
+        left = min(cost.chunk(seconds, depth, len(decoding)), budget.beside)
     for sequence in prefilling:
         if left <= 0:
             break
@@ -68,13 +73,16 @@ def plan(
     return chunks
 
 
-def is_burst(decoding: Iterable[Sequence]) -> bool:
-    """Whether all that decode have only just begun, or none does.
-
-    Requests that come together are best begun together: in whole chunks, so that they decode as one
-    large batch soon. Nobody reads yet who would notice a pause.
+def pause_s(
+    decoding: Iterable[Sequence], prefilling: Iterable[Sequence], budget: StepBudget, cost: StepCost
+) -> float:
+    """Seconds that a step beside streams may take: the target; but while all of them have only just
+    begun, a quarter of what the prompts that came with them need, at most a few targets.
     """
-    return all(sequence.n_generated <= JUST_BEGUN for sequence in decoding)
+    if any(sequence.n_generated > JUST_BEGUN for sequence in decoding):
+        return budget.target_s
+    needed_s = sum(cost.prefill_s(s.n_pending, s.computed) for s in prefilling)
+    return min(max(needed_s / 4, budget.target_s), budget.target_s * MOST_TARGETS)
 
 
 def urgency(sequence: Sequence, cost: StepCost, now: float) -> tuple[int, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from naiad.engine.base import CoreJob
 from naiad.engine.executor import State
@@ -32,6 +33,18 @@ class Move:
     spans: tuple[Span, ...]
 
 
+#: Segments, each with the saved blocks that cover it.
+Pieces: TypeAlias = list[tuple[Segment, list[Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """What was found of one earlier prompt in a new one beyond `start`; not read from disk yet."""
+
+    start: int
+    pieces: Pieces
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """A job, its tokens, and one number: how many of them the pool holds.
@@ -47,7 +60,8 @@ class Sequence:
     spans: cells computed so far that are held outside the pool, without gaps from 0 on: of a
     sequence in the lane or put back; empty while it has a slot. moves: pieces of an earlier
     sequence that the lane will shift in. is_lane_shut: only the pool may compute it.
-    fetched: states that were asked of the disk for it, each once.
+    fetched: states that were asked of the disk for it, each once. sought: what they are for, where
+    it is moves.
     stop: a step ends after so many tokens, where a state of the prompt is to be kept; 0: nowhere.
     since: time.monotonic() of its arrival. top, n_moved: see compaction.
     """
@@ -63,6 +77,7 @@ class Sequence:
     moves: list[Move] = field(default_factory=list)
     is_lane_shut: bool = False
     fetched: set[object] = field(default_factory=set)
+    sought: Sought | None = None
     stop: int = 0
     since: float = field(default_factory=time.monotonic)
     top: int = 0

@@ -87,7 +87,7 @@ class WholeCache:
         checkpoint, n = self._saved(sequence)
         if checkpoint is None or n <= max(resident.n_ready, sequence.n_held):
             return False
-        return self.host.fetch(checkpoint, sequence.fetched)
+        return self.host.fetch([checkpoint], sequence.fetched)
 
     def _saved(self, sequence: Sequence) -> tuple[Checkpoint[State] | None, int]:
         """The best saved state and how many of its tokens are of use."""
@@ -96,6 +96,9 @@ class WholeCache:
             return self.host.closest(sequence.job.namespace, known)
         found = self.host.longest(sequence.job.namespace, known)
         return found, found.n_tokens if found else 0
+
+    def is_seeking(self, sequence: Sequence, start: int) -> bool:  # noqa: ARG002
+        return False
 
     def find_moves(self, sequence: Sequence, start: int) -> list[Move]:  # noqa: ARG002
         """None: a whole state cannot be moved in pieces."""

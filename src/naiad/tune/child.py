@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from naiad.errors import NaiadError
+from naiad.native.orphans import die_with_parent
 from naiad.tune.candidate import Candidate, Scale, Workload
 from naiad.tune.record import LaneResult
 
@@ -50,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.facts:
         print(msgspec.json.encode(facts()).decode())
         return 0
+    die_with_parent()
     candidate = msgspec.json.decode(options.candidate, type=Candidate)
     scale = msgspec.json.decode(options.scale, type=Scale)
     with Connection(options.fd) as pipe:

@@ -3,7 +3,7 @@
 Machines are noisy and drift, so nothing is compared with a number from minutes ago: the best so far
 and its challenger take turns, A B, B A, A B, and only the ratios of a turn count. A challenger wins
 after two turns or more, when the median of its ratios is better by more than a margin and no turn
-went the other way.
+went the other way; the first that does is its last.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from naiad.tune.runner import CandidateFailed, Engine, OutOfTime
 
 #: A challenger must be this much faster; with few turns, and short ones, this much.
 MARGIN, QUICK_MARGIN = 1.05, 1.1
-#: After one turn as bad as this, there is no second one.
-HOPELESS = 1.25
 #: A lane's newcomer may take so many times as long as alone (the price of nobody else waiting).
 LANE_PATIENCE = 2.2
 
@@ -162,6 +160,7 @@ class Search:
         self._clock = clock
         self._end = clock() + deadline_s
         self._on_progress = on_progress
+        self._share = (0.0, 0.0)  # of the whole progress, what the present challenge is
         self._per_workload_s = 0.0  # the longest that a challenge took for each so far
 
     def run(
@@ -186,12 +185,12 @@ class Search:
         best, engine = base, self._open(base)
         self.found.best[profile] = best
         try:
-            for challenge, done in _with_progress(challenges, share):
+            for challenge, self._share in _shares(challenges, share):
                 challenger = challenge.apply(best)
                 if challenger is None or challenger == best:
                     continue
                 what = told(challenger, best)
-                self._on_progress(f"{profile}: {what}", done)
+                self._tell(f"{profile}: {what}", 0.0)
                 if not self._has_time(len(challenge.workloads)):
                     self.found.notes.append(f"{profile}: no time to measure {what}")
                     continue
@@ -211,6 +210,11 @@ class Search:
             engine.close()
         return best
 
+    def _tell(self, what: str, part: float) -> None:
+        """part: of the present challenge that is done."""
+        low, high = self._share
+        self._on_progress(what, low + (high - low) * part)
+
     def _has_time(self, n_workloads: int = 1) -> bool:
         return self._clock() + self._per_workload_s * n_workloads <= self._end
 
@@ -228,7 +232,10 @@ class Search:
         won = False
         try:
             other = self._open(challenger)
-            turns = list(self._turns(engine, other, workloads, WEIGHTS[profile]))
+            turns = []
+            for turn in self._turns(engine, other, workloads, WEIGHTS[profile]):
+                turns.append(turn)
+                self._tell(f"{profile}: {what}", len(turns) / self._n_turns)
             outcome = judge(profile, what, turns, self._margin)
             won = outcome.won
         except OutOfTime:
@@ -262,7 +269,7 @@ class Search:
                     early, late = engine.seconds(workload), other.seconds(workload)
                 ratios[workload] = late / early
             yield ratios
-            if combine(ratios, weights) > HOPELESS or self._clock() > self._end:
+            if combine(ratios, weights) >= 1 or self._clock() > self._end:
                 return
 
     def _try_lane(self, engine: Engine, done: float) -> None:
@@ -279,12 +286,14 @@ class Search:
         self.found.lane = min(results, key=lambda result: result.gap_lane_ms)
 
 
-def _with_progress(
+def _shares(
     challenges: Sequence[Challenge], share: tuple[float, float]
-) -> Iterator[tuple[Challenge, float]]:
+) -> Iterator[tuple[Challenge, tuple[float, float]]]:
+    """Each challenge with its part of the progress."""
     low, high = share
+    each = (high - low) / max(len(challenges), 1)
     for i, challenge in enumerate(challenges):
-        yield challenge, low + (high - low) * i / max(len(challenges), 1)
+        yield challenge, (low + each * i, low + each * (i + 1))
 
 
 def judge(
