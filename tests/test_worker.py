@@ -284,8 +284,9 @@ class TestCommands:
         backend = PreparingBackend()
         front = Front(lambda progress: backend).ready()
         assert backend.core.calls.get(timeout=20) == ("prepare",)
-        front.send(Submit(9, [5], 1, SAMPLING))
+        front.send(Submit(9, [5], 1, SAMPLING), Tokenize(1, "a"))
         front.next(Accepted)
+        front.next(Tokenized)  # by now the job is in the queue
         backend.may_go_on.release()
         assert [backend.core.calls.get(timeout=20)[0] for _ in range(3)] == [
             "add",
