@@ -18,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
-.PHONY: help setup serve unit test conformance test-clients lint docs bench clean engine starter tuned dev models axe
+.PHONY: help setup serve unit test conformance test-clients lint docs bench clean engine starter tuned dev models axe schemas
 
 help:
 	@sed -n 's/^#  *make/make/p' Makefile
@@ -36,7 +36,7 @@ QUICK := not engine and not model and not soak and not browser
 unit: $(STAMP)-dev
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -m "$(QUICK)" --durations=5 $(ARGS)
 
-test: dev models axe
+test: dev models axe schemas
 	@$(MAKE) --no-print-directory check
 
 # Programs of others live in environments of their own, in .envs. `make test` needs none of them, and
@@ -111,3 +111,7 @@ models: starter
 # The checker of the page's accessibility; without npm its tests are skipped, and say so.
 axe: dev
 	@$(BIN)/python tests/ui/axe.py
+
+# The schemas of the JSON Schema Test Suite; without the package index fewer are tried.
+schemas: dev
+	@$(BIN)/python tests/schema_suite.py

@@ -30,8 +30,8 @@ def python_env(name: str, packages: Sequence[str]) -> Path:
     if not _is_made(home, packages):
         _say(f"making {home.name} with {', '.join(packages)}")
         shutil.rmtree(home, ignore_errors=True)
-        _run([sys.executable, "-m", "venv", str(home)])
-        _run([str(programs / "python"), "-m", "pip", "install", "--quiet", *packages])
+        run([sys.executable, "-m", "venv", str(home)])
+        run([str(programs / "python"), "-m", "pip", "install", "--quiet", *packages])
         _note(home, packages)
     return programs
 
@@ -48,7 +48,7 @@ def node_env(name: str, packages: Sequence[str]) -> Path:
         home.mkdir(parents=True)
         (home / "package.json").write_text('{"private": true, "type": "module"}', encoding="utf-8")
         quiet = ["--no-audit", "--no-fund", "--loglevel=error"]
-        _run(["npm", "install", *quiet, *packages], cwd=home)
+        run(["npm", "install", *quiet, *packages], cwd=home)
         _note(home, packages)
     return home
 
@@ -77,7 +77,8 @@ def _note(home: Path, packages: Sequence[str]) -> None:
     (home / _STAMP).write_text(json.dumps(list(packages)), encoding="utf-8")
 
 
-def _run(command: list[str], cwd: Path | None = None) -> None:
+def run(command: list[str], cwd: Path | None = None) -> None:
+    """Raises Unavailable where it fails."""
     try:
         subprocess.run(command, cwd=cwd, env=clean_environ(), check=True)
     except subprocess.CalledProcessError as error:

@@ -10,6 +10,7 @@ import pytest
 
 from naiad.engine.accepting import Accepting
 from naiad.engine.base import CoreJob, EngineBackend
+from naiad.engine.grammar.compiler import N_AT_ONCE
 from naiad.engine.grammar.follower import Follower
 from naiad.errors import EngineUnavailable, InvalidRequest
 from naiad.ipc.channel import WorkerChannel
@@ -48,6 +49,7 @@ class Backend:
         self.began = threading.Semaphore(0)
         self.error: Exception | None = None
         self.known: set[str] = set()
+        self.n_compiled = 0
 
     class tokenizer:
         @staticmethod
@@ -65,6 +67,7 @@ class Backend:
     def compile_grammar(self, grammar: Grammar) -> Follower:
         self.began.release()
         assert self.may_compile.wait(20)
+        self.n_compiled += 1
         if self.error:
             raise self.error
         return FOLLOWER
@@ -127,17 +130,25 @@ def test_a_refusal_names_the_callers_field(
     assert refused.details == {"param": "guided_regex"}
 
 
-def test_an_abort_of_one_that_waits_is_its_answer(
+def test_an_abort_of_one_that_waits_is_its_answer_at_once(
     accepting: Accepting, told: Told, backend: Backend
 ) -> None:
-    accepting.submit(submit(1, "a"))
-    assert backend.began.acquire(timeout=20)
-    assert accepting.abort(1)
-    assert not accepting.abort(2)
-    backend.may_compile.set()
-    [refused] = told.wait(1)
-    assert (refused.uid, refused.code) == (1, "cancelled")
+    for uid in range(1, N_AT_ONCE + 3):
+        accepting.submit(submit(uid, f"a{uid}"))
+    for _ in range(N_AT_ONCE):
+        assert backend.began.acquire(timeout=20)
+    assert accepting.abort(1)  # is being compiled
+    assert accepting.abort(N_AT_ONCE + 1)  # waits for its turn
     assert not accepting.abort(1)
+    assert not accepting.abort(99)
+    assert [(one.uid, one.code) for one in told.events] == [
+        (1, "cancelled"),
+        (N_AT_ONCE + 1, "cancelled"),
+    ]
+    backend.may_compile.set()
+    later = told.wait(2 + 2 * N_AT_ONCE)[2:]
+    assert {one.uid for one in later} == {*range(2, N_AT_ONCE + 3)} - {N_AT_ONCE + 1}
+    assert backend.n_compiled == N_AT_ONCE + 1  # not what was aborted before its turn
 
 
 def test_a_defect_is_an_answer_too(

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from llguidance import LLTokenizer
 
 from naiad.engine.base import CoreJob
 from naiad.engine.drafts import NgramDrafter
-from naiad.engine.grammar.compiler import GrammarCompiler, make_tokenizer
+from naiad.engine.grammar.compiler import GrammarCompiler
 from naiad.engine.grammar.definition import MAX_BYTES, define
 from naiad.engine.grammar.follower import Follower
 from naiad.engine.grammar.vetting import Vetted, Vetting
@@ -374,19 +373,44 @@ def test_one_that_gets_nothing_of_the_processor_is_compiled_with_equal_rights(
         starved.set()
 
 
+class Noting(TextVocab):
+    """Knows who read it."""
+
+    def __init__(self) -> None:
+        self.readers: list[str] = []
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        self.readers.append(threading.current_thread().name)
+        return super().piece(token, special=special)
+
+
 def test_a_vocabulary_is_read_where_nobody_else_comes_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    readers: list[str] = []
-
-    def noting(vocab: TextVocab) -> LLTokenizer:
-        readers.append(threading.current_thread().name)
-        return make_tokenizer(vocab)
-
-    monkeypatch.setattr("naiad.engine.grammar.compiler.make_tokenizer", noting)
     monkeypatch.setattr("naiad.engine.grammar.compiler.give_way", lambda: None)
-    GrammarCompiler(TextVocab(), Slow()).compile(Grammar("regex", "[ab]{2}"))
-    assert readers == [threading.current_thread().name]
+    vocab = Noting()
+    GrammarCompiler(vocab, Slow()).compile(Grammar("regex", "[ab]{2}"))
+    assert set(vocab.readers) == {threading.current_thread().name}
+
+
+def test_what_was_prepared_in_slices_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("naiad.engine.grammar.vocabulary._SLICE", N_VOCAB // 3)
+    vocab = Noting()
+    compiler = GrammarCompiler(vocab, NoVetting())
+    assert compiler.prepare()
+    n_read = len(vocab.readers)
+    assert N_VOCAB // 3 <= n_read < N_VOCAB // 2
+    n_slices = 2
+    while compiler.prepare():
+        n_slices += 1
+    assert n_slices in (3, 4)
+    assert len(vocab.readers) < 2 * N_VOCAB
+    n_read = len(vocab.readers)
+    follower = compiler.compile(Grammar("regex", "[ab]{2}"))
+    assert not compiler.prepare()
+    assert len(vocab.readers) == n_read
+    whole = GrammarCompiler(TextVocab(), NoVetting()).compile(Grammar("regex", "[ab]{2}"))
+    assert (follower.mask() == whole.mask()).all()
 
 
 def test_one_grammar_does_not_wait_for_another(monkeypatch: pytest.MonkeyPatch) -> None:

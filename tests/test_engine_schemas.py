@@ -3,8 +3,8 @@
 What ends parses and validates, what is cut can be gone on with to something that does, and a tool's
 arguments are the same bytes in pieces.
 
-The schemas are small: each keyword that is supported, alone and with others, as in the tests of the
-JSON Schema specification.
+The schemas are small: each keyword that is supported, alone and with others; and, where it has been
+fetched, all that can be compiled of the JSON Schema Test Suite.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from naiad.config import EngineConfig
 from naiad.engine.base import CoreJob
 from naiad.engine.grammar.follower import Follower
 from naiad.engine.llama import LlamaBackend, load
+from naiad.errors import InvalidRequest
 from naiad.ipc.messages import StreamItem
 from naiad.text import StreamText
 from naiad.types import (
@@ -35,6 +36,7 @@ from naiad.types import (
     Tool,
     ToolCallDelta,
 )
+from schema_suite import FILES, cases
 from test_engine_structured import prompt, run
 
 pytestmark = [pytest.mark.model, pytest.mark.soak]
@@ -137,6 +139,45 @@ def test_every_answer_that_ends_is_valid_and_every_other_can_be_gone_on_with(
     backend: LlamaBackend,
 ) -> None:
     kinds = grammars()
+    ended: dict[int, int] = {}
+    for uid, items in answers(backend, [grammar for grammar, _ in kinds]).items():
+        kind = uid % len(kinds)
+        grammar, schema = kinds[kind]
+        if items[-1].finish is FinishReason.STOP:
+            ended[kind] = ended.get(kind, 0) + 1
+        check(backend, grammar, schema, items)
+        if grammar is CALL:
+            assert arguments_in_pieces(items) == arguments_in_pieces(joined(items))
+    assert sum(ended.values()) > N_ANSWERS // 2
+    assert len(ended) > 0.8 * len(kinds)
+
+
+@pytest.mark.skipif(not FILES.is_dir(), reason="no suite: python tests/schema_suite.py")
+def test_so_are_answers_to_each_schema_of_the_suite_that_can_be_compiled(
+    backend: LlamaBackend,
+) -> None:
+    texts = dict.fromkeys(json.dumps(case.schema) for case in cases())
+    kinds = [Grammar("json_schema", text) for text in texts if is_compiled(backend, text)]
+    assert len(kinds) > 300
+    n_ended = 0
+    for uid, items in answers(backend, kinds).items():
+        grammar = kinds[uid % len(kinds)]
+        n_ended += items[-1].finish is FinishReason.STOP
+        check(backend, grammar, json.loads(grammar.text), items)
+    assert n_ended > N_ANSWERS // 4
+
+
+def is_compiled(backend: LlamaBackend, text: str) -> bool:
+    try:
+        backend.compile_grammar(Grammar("json_schema", text))
+    except InvalidRequest as error:
+        assert error.message.startswith("the grammar cannot be compiled")
+        return False
+    return True
+
+
+def answers(backend: LlamaBackend, kinds: list[Grammar]) -> dict[int, list[StreamItem]]:
+    """At least N_ANSWERS, and one to each."""
     ask = prompt(backend, "A value in JSON:")
     jobs = [
         CoreJob(
@@ -144,25 +185,22 @@ def test_every_answer_that_ends_is_valid_and_every_other_can_be_gone_on_with(
             ask,
             MAX_TOKENS,
             SamplingParams(temperature=2.0, seed=uid),
-            follower=backend.compile_grammar(kinds[uid % len(kinds)][0]),
+            follower=backend.compile_grammar(kinds[uid % len(kinds)]),
         )
-        for uid in range(N_ANSWERS)
+        for uid in range(max(N_ANSWERS, len(kinds)))
     ]
-    ended: dict[int, int] = {}
-    for uid, items in run(backend, jobs).items():
-        kind = uid % len(kinds)
-        grammar, schema = kinds[kind]
-        if items[-1].finish is FinishReason.STOP:
-            ended[kind] = ended.get(kind, 0) + 1
-            text = b"".join(item.data for item in items).decode()
-        else:
-            assert items[-1].finish is FinishReason.LENGTH, items[-1].error
-            text = gone_on_with(backend, backend.compile_grammar(grammar), items).decode()
-        jsonschema.validate(json.loads(text), schema, jsonschema.Draft202012Validator)
-        if grammar is CALL:
-            assert arguments_in_pieces(items) == arguments_in_pieces(joined(items))
-    assert sum(ended.values()) > N_ANSWERS // 2
-    assert len(ended) > 0.8 * len(kinds)
+    return run(backend, jobs)
+
+
+def check(backend: LlamaBackend, grammar: Grammar, schema: Any, items: list[StreamItem]) -> None:
+    """The answer, or what it can be gone on to, is valid by the schema's own draft."""
+    if items[-1].finish is FinishReason.STOP:
+        text = b"".join(item.data for item in items).decode()
+    else:
+        assert items[-1].finish is FinishReason.LENGTH, items[-1].error
+        text = gone_on_with(backend, backend.compile_grammar(grammar), items).decode()
+    draft = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)
+    draft(schema).validate(json.loads(text))
 
 
 def gone_on_with(backend: LlamaBackend, follower: Follower, items: list[StreamItem]) -> bytes:

@@ -18,6 +18,7 @@ from llguidance import LLTokenizer
 from naiad.engine.grammar import helper
 from naiad.engine.grammar import vetting as vetting_module
 from naiad.engine.grammar.helper import stand_back, try_out
+from naiad.engine.grammar.place import Schema, place_of
 from naiad.engine.grammar.vetting import Vetting
 from naiad.errors import InternalError, InvalidRequest
 
@@ -129,11 +130,54 @@ def test_one_that_kills_its_child_amid_its_reply_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def cut(job: Any, vocabulary: Any, sink: int) -> NoReturn:
-        os.write(sink, b'{"error": nu')
+        os.write(sink, b'{"error": "it is wrong"}\n'[: job["n_said"]])
         os._exit(1)
 
     monkeypatch.setattr(helper, "_be_the_child", cut)
-    assert "too large or too deep" in in_child("regex", "a")["error"]
+    assert "too large or too deep" in in_child("regex", "a", n_said=12)["error"]
+    assert in_child("regex", "a", n_said=100)["error"] == "it is wrong"
+
+
+REFUSED_SCHEMAS: dict[str, Any] = {
+    "#/properties/a/items": {"properties": {"b": {}, "a": {"items": {"contains": {}}}}},
+    "#/$defs/x/properties/a~1b": {
+        "$defs": {"x": {"properties": {"a/b": {"type": "string", "format": "iri"}}}},
+        "properties": {"y": {"$ref": "#/$defs/x"}},
+    },
+    "#/anyOf/1": {"anyOf": [{"type": "string"}, {"type": "string", "pattern": "(a"}]},
+    "#/properties/q/prefixItems/0": {"properties": {"q": {"prefixItems": [{"minLength": 2.5}]}}},
+    "#/properties/q": {"properties": {"q": {"$ref": "#/nowhere/0"}, "r": True}},
+    "#/properties/r": {"properties": {"q": {"$ref": "#"}, "r": {"type": "strin"}}},
+    "#": {"type": "object", "properties": 5},
+}
+
+
+@pytest.mark.parametrize("place", REFUSED_SCHEMAS)
+def test_a_schema_that_is_refused_is_told_where(vetting: Vetting, place: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        vetting.vet("json_schema", json.dumps(REFUSED_SCHEMAS[place]))
+    assert refused.value.message.startswith(f"the grammar cannot be compiled: at {place}: ")
+
+
+def test_looking_for_the_place_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Any] = []
+
+    def always(schema: Any) -> str:
+        tried.append(schema)
+        return "it is wrong"
+
+    circle = {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}}
+    assert place_of(circle, always, lambda: False) == "#/$defs/a/anyOf/0"
+    assert len(tried) == 3
+    wide: Schema = {"properties": {str(i): {} for i in range(1000)}}
+    assert place_of(wide, lambda schema: str(schema == wide), lambda: False) == "#"
+    assert place_of(wide, always, lambda: True) == "#"
+
+
+def test_drafts_with_other_keywords_are_refused() -> None:
+    old = {"$schema": "http://json-schema.org/draft-03/schema#", "disallow": "string"}
+    reply = try_out("json_schema", json.dumps(old), LLTokenizer("byte"))
+    assert "drafts before 4" in reply["error"]
 
 
 def test_without_room_for_a_child_the_helper_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,6 +131,7 @@ def test_test_installs_what_tests_need_and_runs_every_check(checkout: Checkout) 
     assert calls[-4:] == ["ruff check .", "ruff format --check .", "mypy ", "python -m pytest"]
     assert "naiad pull gemma3" in calls
     assert "python tests/ui/axe.py" in calls
+    assert "python tests/schema_suite.py" in calls
     assert checkout.make("test").returncode == 0
     assert not [call for call in checkout.calls() if "pip" in call]
 

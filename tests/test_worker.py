@@ -277,6 +277,43 @@ class TestCommands:
         front.send(Submit(10, [5], 1, SAMPLING))
         assert backend.core.calls.get(timeout=20)[:2] == ("add", 10)
 
+    def test_what_can_be_prepared_is_once_and_commands_come_between(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("naiad.engine.worker.PREPARE_DELAY_S", 0.0)
+        backend = PreparingBackend()
+        front = Front(lambda progress: backend).ready()
+        assert backend.core.calls.get(timeout=20) == ("prepare",)
+        front.send(Submit(9, [5], 1, SAMPLING), Tokenize(1, "a"))
+        front.next(Accepted)
+        front.next(Tokenized)  # by now the job is in the queue
+        backend.may_go_on.release()
+        assert [backend.core.calls.get(timeout=20)[0] for _ in range(3)] == [
+            "add",
+            *["prepare"] * 2,
+        ]
+        front.next(StepDone)
+        front.send(Submit(10, [5], 1, SAMPLING))
+        assert backend.core.calls.get(timeout=20)[:2] == ("add", 10)
+        front.end()
+        assert backend.core.calls.empty()
+
+
+class PreparingBackend(FakeBackend):
+    """Has three slices of work; does not end the first before it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_slices = 3
+        self.may_go_on = threading.Semaphore(0)
+
+    def prepare(self) -> bool:
+        self.core.calls.put(("prepare",))
+        if self.n_slices == 3:
+            self.may_go_on.acquire()
+        self.n_slices -= 1
+        return self.n_slices > 0
+
 
 class TestEnds:
     @pytest.mark.parametrize("is_told", [True, False], ids=["Shutdown", "end of the socket"])
@@ -434,9 +471,10 @@ class TestSaving:
         permits = self.hold_in_a_step(front, backend)
         backend.core.num_idle = 3
         front.send(Shutdown())
+        assert backend.core.calls.get(timeout=20) == ("hint", 9)
         permits.release(100)
         assert front.exit_code() == EXIT_OK
-        assert names_of_calls(backend.core) == ["hint", "abort", "flush"]
+        assert names_of_calls(backend.core) == ["abort", "flush"]
         front.end()
 
     def test_when_the_front_dies_nothing_is_saved(self, backend: PersistentBackend) -> None:

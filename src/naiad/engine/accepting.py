@@ -51,7 +51,7 @@ class Accepting:
             self._answer(submit, follower)
 
     def abort(self, uid: int) -> bool:
-        """True when that request had no answer yet; its answer is then that it was cancelled."""
+        """True when that request had no answer yet; it has been told that it was cancelled."""
         return self._compiling.abort(uid)
 
     def close(self) -> None:

@@ -146,6 +146,15 @@ class EngineBackend(Protocol):
 
 
 @runtime_checkable
+class Prepares(Protocol):
+    """A backend that can do beforehand what the first request of some kind would wait for."""
+
+    def prepare(self) -> bool:
+        """A slice of it; False when nothing is left. Main thread."""
+        ...
+
+
+@runtime_checkable
 class CompilesGrammars(Protocol):
     """A backend whose answers can be held to a grammar. Any thread."""
 

@@ -20,14 +20,15 @@ GoOn = Callable[[Submit, Follower | Exception], None]
 class Compiling:
     """The threads that compile, and the requests that wait for them.
 
-    go_on is called from one of them, exactly once for each request.
+    go_on is called exactly once for each request: from one of those threads, or from the one that
+    aborts it.
     """
 
     def __init__(self, compile_one: Compile, go_on: GoOn) -> None:
         self._compile = compile_one
         self._go_on = go_on
         self._lock = threading.Lock()
-        self._waiting: dict[int, bool] = {}  # uid -> whether it is still wanted
+        self._waiting: dict[int, Submit] = {}
         self._threads = ThreadPoolExecutor(N_AT_ONCE, "naiad-grammar")
         self._is_closed = False
 
@@ -36,26 +37,29 @@ class Compiling:
         with self._lock:
             if self._is_closed:
                 return
-            self._waiting[submit.uid] = True
+            self._waiting[submit.uid] = submit
         self._threads.submit(self._run, submit)
 
     def abort(self, uid: int) -> bool:
-        """True when that request waited here; it is then refused as cancelled."""
+        """True when that request waited here; it has been refused as cancelled.
+
+        A compile that is under way goes on: it is bounded, and the grammar may come again.
+        """
         with self._lock:
-            is_here = uid in self._waiting
-            if is_here:
-                self._waiting[uid] = False
-            return is_here
+            submit = self._waiting.pop(uid, None)
+            if submit is not None and not self._is_closed:
+                self._go_on(submit, _cancelled())
+            return submit is not None
 
     def _run(self, submit: Submit) -> None:
         with self._lock:
-            is_wanted = self._waiting[submit.uid]
-        outcome = self._outcome(submit) if is_wanted else _cancelled()
+            if submit.uid not in self._waiting:
+                return
+        outcome = self._outcome(submit)
         # Held until it is handed on: an abort then either finds it here, or comes behind it.
         with self._lock:
-            is_wanted = self._waiting.pop(submit.uid)
-            if not self._is_closed:
-                self._go_on(submit, outcome if is_wanted else _cancelled())
+            if self._waiting.pop(submit.uid, None) is not None and not self._is_closed:
+                self._go_on(submit, outcome)
 
     def _outcome(self, submit: Submit) -> Follower | Exception:
         try:

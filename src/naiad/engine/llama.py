@@ -105,6 +105,9 @@ class LlamaBackend:
         if job.is_deterministic:
             self.apart.check_room(job)
 
+    def prepare(self) -> bool:
+        return self.grammars.prepare()
+
     def cached_grammar(self, grammar: Grammar) -> Follower | None:
         return self.grammars.cached(grammar)
 

@@ -40,6 +40,7 @@ from naiad.engine.base import (
     Embeds,
     EngineBackend,
     Loader,
+    Prepares,
     Wakes,
 )
 from naiad.engine.embedding import Embedding
@@ -74,6 +75,10 @@ EXIT_OK, EXIT_CRASHED, EXIT_LOAD_FAILED = 0, 1, 3
 
 #: Quiet time before background work begins, so that a client's next request finds the loop free.
 IDLE_DELAY_S = 0.03
+
+#: Quiet time before what the first request of some kind would wait for is done beforehand: by then
+#: those who waited for the start have sent their requests.
+PREPARE_DELAY_S = 2.0
 
 #: How long a worker that was told to end may take to save what is unsaved, seconds.
 SAVE_S = 3.0
@@ -130,6 +135,7 @@ class Worker:
         self._load = load
         self._end = end
         self._backend: EngineBackend | None = None
+        self._is_prepared = False
         self._progress = -1.0
         self._steps = 0
         self._exit_code = EXIT_OK
@@ -210,7 +216,21 @@ class Worker:
             command = self._poll(0)
         if command is None:
             self._tell_of_cache()  # as it is after what was saved meanwhile
+            command = self._prepare()
         return command or self._queue.get()
+
+    def _prepare(self) -> CoreJob | Abort | Shutdown | _Wake | None:
+        """Use a longer quiet, once; the command that ends it, if one does."""
+        backend = self._require_backend()
+        if self._is_prepared or not isinstance(backend, Prepares):
+            return None
+        command = self._poll(PREPARE_DELAY_S)
+        has_more = True
+        while command is None and has_more:
+            has_more = backend.prepare()
+            command = self._poll(0)
+        self._is_prepared = not has_more
+        return command
 
     def _tell_of_cache(self) -> None:
         if self._cache is not None and (counts := self._cache.news()):

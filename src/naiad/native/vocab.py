@@ -26,7 +26,7 @@ class Vocab:
         self.eog = frozenset(
             t for t in range(self.n_tokens) if lib.llama_vocab_is_eog(self._handle, t)
         )
-        self._pieces: dict[tuple[int, bool], bytes] = {}
+        self._pieces: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})  # without, with special
 
     @property
     def infill(self) -> tuple[str, str, str] | None:
@@ -60,10 +60,10 @@ class Vocab:
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes of one token; control tokens are empty unless `special`."""
-        key = (token, special)
-        found = self._pieces.get(key)
+        pieces = self._pieces[special]
+        found = pieces.get(token)
         if found is None:
-            found = self._pieces[key] = self._token_to_piece(token, special)
+            found = pieces[token] = self._token_to_piece(token, special)
         return found
 
     def _token_to_piece(self, token: int, special: bool) -> bytes:

@@ -7,11 +7,12 @@ import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from naiad.engine.grammar.definition import limits, refusal
 from naiad.engine.grammar.follower import Follower
 from naiad.engine.grammar.vetting import Vetted, Vetting
+from naiad.engine.grammar.vocabulary import SharedTokenizer, Vocabulary
 from naiad.errors import InvalidRequest
 from naiad.native.threads import give_way
 from naiad.types import Grammar
@@ -29,17 +30,6 @@ _QUICK_S = 0.02  # of the processor: what takes longer is compiled where streams
 _APART_S = 8.0  # there; after that streams have to notice
 
 
-class Vocabulary(Protocol):
-    """What is needed of a vocabulary; see `naiad.native.vocab.Vocab`."""
-
-    n_tokens: int
-    eog: frozenset[int]
-
-    def piece(self, token: int, *, special: bool = False) -> bytes: ...
-
-    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]: ...
-
-
 class GrammarCompiler:
     """Compiles for one vocabulary. Thread-safe; `compile` takes up to seconds, `cached` none."""
 
@@ -49,10 +39,14 @@ class GrammarCompiler:
         self._free: queue.LifoQueue[Vetting] = queue.LifoQueue()  # so that one warm helper does
         for one in self._vettings:
             self._free.put(one)
-        self._tokenizer: LLTokenizer | None = None
+        self._tokenizer = SharedTokenizer(vocab)
         self._kept: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
         self._apart = threading.BoundedSemaphore(N_AT_ONCE)  # threads that have given way
+
+    def prepare(self) -> bool:
+        """Part of what the first grammar needs, best done before it comes. False: that is all."""
+        return self._tokenizer.prepare()
 
     def cached(self, grammar: Grammar) -> Follower | None:
         """At the beginning of a grammar that was compiled lately; None when it was not."""
@@ -90,7 +84,7 @@ class GrammarCompiler:
         Who has given way can often not come back: a thread for a slow one. When all others leave
         it too little, it is built here after all, as is one that finds no such thread free.
         """
-        tokenizer = self._shared_tokenizer()  # by Python code: not where others come first
+        tokenizer = self._tokenizer.get()  # by Python code: not where others come first
         if vetted.cpu_s <= _QUICK_S or not self._apart.acquire(blocking=False):
             return _build(tokenizer, vetted.definition)
         found: Future[LLMatcher] = Future()
@@ -110,11 +104,6 @@ class GrammarCompiler:
         except TimeoutError:
             return _build(tokenizer, vetted.definition)
 
-    def _shared_tokenizer(self) -> LLTokenizer:
-        with self._lock:
-            self._tokenizer = self._tokenizer or make_tokenizer(self._vocab)
-            return self._tokenizer
-
     def close(self) -> None:
         """End the helpers. Safe to call twice."""
         for vetting in self._vettings:
@@ -133,35 +122,3 @@ def _build(tokenizer: LLTokenizer, definition: str) -> LLMatcher:
     if time.thread_time() - began > _MOST_CPU_S:
         raise InvalidRequest("the grammar takes too long to follow with this vocabulary")
     return matcher
-
-
-def make_tokenizer(vocab: Vocabulary) -> LLTokenizer:
-    """llguidance's view of a vocabulary: the bytes of each token, and which are no text.
-
-    Takes a second for 262,000 tokens.
-    """
-    from llguidance import LLTokenizer, TokenizerWrapper
-
-    return LLTokenizer(
-        TokenizerWrapper(_Pieces(vocab)), n_vocab=vocab.n_tokens, eos_token=sorted(vocab.eog)
-    )
-
-
-class _Pieces:
-    """A vocabulary in the shape that llguidance asks for."""
-
-    def __init__(self, vocab: Vocabulary) -> None:
-        self._vocab = vocab
-        self.eos_token_id = min(vocab.eog)
-        self.bos_token_id = None
-        self.tokens = [vocab.piece(token) for token in range(vocab.n_tokens)]
-        self.special_token_ids = [
-            token for token, piece in enumerate(self.tokens) if not piece or token in vocab.eog
-        ]
-        for token in self.special_token_ids:
-            self.tokens[token] = vocab.piece(token, special=True)
-
-    def __call__(self, text: str | bytes) -> list[int]:
-        if isinstance(text, bytes):
-            text = text.decode("utf-8", "replace")
-        return self._vocab.encode(text, add_special=False, parse_special=False)

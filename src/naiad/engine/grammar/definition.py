@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from llguidance import LLMatcher, LLParserLimits, grammar_from
 
@@ -15,6 +16,8 @@ MAX_BYTES = 256 * 1024
 MAX_DEPTH = 64
 #: Characters of llguidance's complaint that are passed on.
 _SHOWN = 400
+#: llguidance would read them as draft 4, and overlook what they forbid.
+_OLD_DRAFT = re.compile("json-schema\\.org/draft-0[0-3]/")
 
 #: JSON is written without white space: fewer tokens, most of them forced, and no model can go on
 #: with blanks for ever. A schema may say otherwise in its "x-guidance".
@@ -47,11 +50,21 @@ def define(kind: str, text: str) -> str:
         raise InvalidRequest(f"the grammar has {size} bytes; at most {MAX_BYTES} are allowed")
     try:
         if kind == "json_schema":
-            _check_depth(text)
+            _check_schema(text)
             return LLMatcher.grammar_from_json_schema(text, defaults=_JSON)  # type: ignore[arg-type]
         return grammar_from(kind, text)  # type: ignore[arg-type]
     except (ValueError, RecursionError) as error:
         raise refusal(str(error)) from None
+
+
+def _check_schema(text: str) -> None:
+    _check_depth(text)
+    schema = json.loads(text)
+    if not isinstance(schema, dict):
+        raise ValueError("a schema must be a JSON object")
+    draft = schema.get("$schema")
+    if isinstance(draft, str) and _OLD_DRAFT.search(draft):
+        raise ValueError(f'"$schema" names {draft[:80]}: drafts before 4 have other keywords')
 
 
 def _check_depth(text: str) -> None:
@@ -69,9 +82,6 @@ def _check_depth(text: str) -> None:
         else:
             depth -= char in "]}"
             is_text = char == '"'
-    schema = json.loads(text)
-    if not isinstance(schema, dict):
-        raise ValueError("a schema must be a JSON object")
 
 
 def refusal(reason: str) -> InvalidRequest:

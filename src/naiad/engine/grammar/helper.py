@@ -5,7 +5,8 @@ that is lost is a child of this process, one for each grammar: a bomb costs no s
 Python. One JSON line in, {"kind", "text", "cpu_s", "timeout_s"}, one out: {"error": reason or null,
 "definition": the grammar as llguidance reads it, "cpu_s": seconds of the processor it took}. An
 empty line greets the parent once it is warm. A grammar that uses up its seconds of the processor
-ends its child by SIGPROF.
+ends its child by SIGPROF; what the child said until then counts, of an error first what it is, then
+where.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, NoReturn
 from llguidance import LLMatcher, LLTokenizer
 
 from naiad.engine.grammar.definition import define, limits, refusal
+from naiad.engine.grammar.place import Schema, place_of
 from naiad.errors import InvalidRequest
 
 _ALARM_S = 30  # much longer than any parent waits
@@ -29,6 +31,7 @@ _MEMORY_BYTES = 1 << 30
 _STACK_BYTES = 2 << 20  # less than the parent's threads have: what passes here passes there
 #: Grammars in use are compiled within so many seconds; what takes longer stands back.
 QUICK_S = 0.02
+_SEARCH_S = 0.1  # for the place in a schema that is refused
 _PIECE = 1 << 16
 
 
@@ -36,16 +39,33 @@ def try_out(kind: str, text: str, vocabulary: LLTokenizer) -> dict[str, Any]:
     """Compile, and take the first step: much is put off until then."""
     try:
         definition = define(kind, text)
-        matcher = LLMatcher(vocabulary, definition, log_level=0, limits=limits())
-        if not matcher.is_error():
-            matcher.compute_bitmask()
-        if reason := matcher.get_error():
-            raise refusal(reason)
+        reason = _compiled(definition, vocabulary)
     except InvalidRequest as error:
         return {"error": error.message}
     except MemoryError:
         return {"error": "the grammar needs too much memory"}
-    return {"error": None, "definition": definition}
+    return {"error": refusal(reason).message if reason else None, "definition": definition}
+
+
+def _compiled(definition: str, vocabulary: LLTokenizer) -> str:
+    """What llguidance has against it; "" for nothing."""
+    matcher = LLMatcher(vocabulary, definition, log_level=0, limits=limits())
+    if not matcher.is_error():
+        matcher.compute_bitmask()
+    return matcher.get_error()
+
+
+def locate(text: str, error: str, vocabulary: LLTokenizer) -> str:
+    """The same error with the place in the schema that it means; seconds are _SEARCH_S at most,
+    but for the last part that is tried."""
+
+    def reason_of(schema: Schema) -> str:
+        reply = try_out("json_schema", json.dumps(schema), vocabulary)
+        return str(reply["error"] or "").partition("\n")[0]
+
+    until = time.process_time() + _SEARCH_S
+    place = place_of(json.loads(text), reason_of, lambda: time.process_time() > until)
+    return error.replace("compiled: ", f"compiled: at {place}: ", 1)
 
 
 def in_a_child(job: dict[str, Any], vocabulary: LLTokenizer) -> dict[str, Any]:
@@ -64,7 +84,7 @@ def in_a_child(job: dict[str, Any], vocabulary: LLTokenizer) -> dict[str, Any]:
         said = _listen(source, child, job["timeout_s"])
     except TimeoutError:
         os.kill(child, signal.SIGKILL)
-        said = json.dumps({"error": _too_long(job["timeout_s"])}).encode()
+        said = json.dumps({"error": _too_long(job["timeout_s"])}).encode() + b"\n"
     os.close(source)
     _, status, used = os.wait4(child, 0)
     return {**_reply(said, status, job["cpu_s"]), "cpu_s": used.ru_utime + used.ru_stime}
@@ -72,8 +92,9 @@ def in_a_child(job: dict[str, Any], vocabulary: LLTokenizer) -> dict[str, Any]:
 
 def _reply(said: bytes, status: int, cpu_s: float) -> dict[str, Any]:
     """What a child said, or why it died of its grammar, perhaps amid a word."""
+    lines = said.split(b"\n")[:-1]  # behind the last end of a line stands a word cut short
     try:
-        reply: dict[str, Any] = json.loads(said)
+        reply: dict[str, Any] = json.loads(lines[-1] if lines else b"")
     except ValueError:
         is_spent = os.waitstatus_to_exitcode(status) == -signal.SIGPROF
         too_large = "the grammar is too large or too deep to be compiled"
@@ -86,9 +107,13 @@ def _be_the_child(job: dict[str, Any], vocabulary: LLTokenizer, sink: int) -> No
         signal.alarm(_ALARM_S)
         signal.setitimer(signal.ITIMER_PROF, job["cpu_s"])
         reply = try_out(job["kind"], job["text"], vocabulary)
-        signal.setitimer(signal.ITIMER_PROF, 0)
         with open(sink, "wb") as stream:
-            stream.write(json.dumps(reply).encode())
+            stream.write(json.dumps(reply).encode() + b"\n")
+            stream.flush()
+            if job["kind"] == "json_schema" and reply["error"] and "definition" in reply:
+                told = locate(job["text"], reply["error"], vocabulary)
+                stream.write(json.dumps({"error": told}).encode() + b"\n")
+            signal.setitimer(signal.ITIMER_PROF, 0)
     finally:
         os._exit(0)  # whatever happened: the loop below is the parent's
 
