@@ -20,6 +20,7 @@ from naiad.engine.grammar import vetting as vetting_module
 from naiad.engine.grammar.helper import stand_back, try_out
 from naiad.engine.grammar.vetting import Vetting
 from naiad.errors import InternalError, InvalidRequest
+from patience import PATIENCE_S
 
 #: Newer Pythons warn of threads, which the real helper has none of.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -154,7 +155,7 @@ time.sleep(60)"""
     vetting = Vetting(command=(sys.executable, "-c", script))
     vetting._warm()
     vetting.close()
-    assert select.select([source], [], [], 30)[0]  # nobody has the other end any more
+    assert select.select([source], [], [], PATIENCE_S)[0]  # nobody has the other end any more
     os.close(source)
 
 

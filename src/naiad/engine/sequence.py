@@ -32,6 +32,10 @@ class Move:
     spans: tuple[Span, ...]
 
 
+def _now() -> float:
+    return time.monotonic()
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """A job, its tokens, and one number: how many of them the pool holds.
@@ -64,7 +68,7 @@ class Sequence:
     is_lane_shut: bool = False
     fetched: set[object] = field(default_factory=set)
     stop: int = 0
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=_now)
     top: int = 0
     n_moved: int = 0
 
