@@ -22,7 +22,9 @@ ASK = {"messages": [{"role": "user", "content": "Name a colour."}], "max_tokens"
 @pytest.fixture(scope="module")
 def server(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     log = tmp_path_factory.mktemp("unload") / "server.log"
-    with serving(log, str(starter), "--ctx", "1024", "--no-disk-cache") as running:
+    # A load that takes long must not be told of between signs of life.
+    flags = ("--ctx", "1024", "--no-disk-cache", "--heartbeat-s", "3600")
+    with serving(log, str(starter), *flags) as running:
         yield running
 
 
