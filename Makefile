@@ -106,7 +106,8 @@ dev: starter $(STAMP)-dev
 
 # Sliding-window attention is where naive cache reuse breaks, so tests want a model that has it.
 models: starter
-	@$(BIN)/naiad pull gemma3
+	@$(BIN)/naiad pull gemma3 || \
+	  echo "gemma3 could not be fetched: the tests that need it will be skipped" >&2
 
 # The checker of the page's accessibility; without npm its tests are skipped, and say so.
 axe: dev

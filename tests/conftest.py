@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -69,11 +70,13 @@ _SLOW = {
 _ROOMS = {"ui": {"browser", "soak"}}
 _MODULE_MARKS = re.compile(r"^pytestmark = (.*)$", re.MULTILINE)
 
-# No case has a time limit: a machine that is busy with something else is no fault of ours.
-settings.register_profile("whole", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# No case has a time limit: a machine that is busy with something else is no fault of ours. Nor has
+# a run that changed nothing new cases; `--hypothesis-profile=searching` looks for some.
+settings.register_profile("searching", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile(
-    "quick", settings.get_profile("whole"), max_examples=25, derandomize=True, database=None
+    "whole", settings.get_profile("searching"), derandomize=True, database=None
 )
+settings.register_profile("quick", settings.get_profile("whole"), max_examples=25)
 
 
 def _left_out(config: pytest.Config) -> set[str]:
@@ -96,7 +99,8 @@ def _is_quick(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    settings.load_profile("quick" if _is_quick(config) else "whole")
+    chosen = config.getoption("--hypothesis-profile", None)
+    settings.load_profile(chosen or ("quick" if _is_quick(config) else "whole"))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -124,6 +128,8 @@ def _state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Servers of the tests are no servers of the user's, and the other way round."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NAIAD_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        for name in ("no_proxy", "NO_PROXY"):  # a proxy does not lead back to this machine
+            patch.setenv(name, "127.0.0.1,localhost,::1")
         yield
 
 
@@ -149,6 +155,24 @@ def _disk_cache_of_the_test(_disk_caches: Path, _disk_cache_of_the_module: None)
     os.environ[DIR_ENV] = f"{_disk_caches}/test-{next(_test_numbers)}"
     yield
     os.environ[DIR_ENV] = before
+
+
+@pytest.fixture
+def steady_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time that passes only when the engine's core looks, so that no pause changes an order.
+
+    Who waits, what a step costs and how much is tidied all go by the clock.
+    """
+    from naiad.engine import core, lane, sequence
+
+    looks = itertools.count(1_000_000)
+
+    def now() -> float:
+        return next(looks) / 1000
+
+    clock = SimpleNamespace(monotonic=now, perf_counter=now)
+    for module in (core, lane, sequence):
+        monkeypatch.setattr(module, "time", clock)
 
 
 def _installed(name: str) -> Path:

@@ -40,6 +40,7 @@ from naiad.types import (
     TextPrompt,
     TokenLogprob,
 )
+from patience import PATIENCE_S
 
 MODEL = ModelInfo(name="fake", n_vocab=256, engine=EngineSettings(parallel=2, n_ctx=100))
 ALICE = Caller("alice")
@@ -227,7 +228,7 @@ class FakeEngine:
 
     async def until(self, is_so: Callable[[], bool]) -> None:
         """Wait for a state of this engine; each change wakes it, so nothing is polled."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not is_so():
                 await self._changed.wait()
 

@@ -17,6 +17,7 @@ from naiad.config import Config
 from naiad.http.app import build_app
 from naiad.http.serve import Server, bind
 from naiad.service.service import Service
+from patience import PATIENCE_S
 
 LOCAL = [("host", "localhost:5001")]
 
@@ -83,7 +84,7 @@ class Connection:
         self._incoming.put_nowait({"type": "http.disconnect"})
 
     async def run(self) -> Answer:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await self.app(self.scope, self._incoming.get, self.answer.take)
         return self.answer
 
@@ -137,14 +138,14 @@ class Wire:
 
     async def head(self) -> tuple[int, dict[str, str]]:
         """Status and headers of the next answer."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             lines = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         pairs = (line.split(": ", 1) for line in lines[1:] if line)
         return int(lines[0].split()[1]), {name.lower(): value for name, value in pairs}
 
     async def chunk(self) -> bytes:
         """The next chunk of a streamed answer; b"" for the last one."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             size = int(await self.reader.readuntil(b"\r\n"), 16)
             return (await self.reader.readexactly(size + 2))[:-2]
 
@@ -160,7 +161,7 @@ class Wire:
 
     async def is_closed(self) -> bool:
         """Wait for the server to close this connection."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             return await self.reader.read() == b""
 
     def close(self) -> None:

@@ -31,6 +31,7 @@ from naiad.engine.sequence import Sequence
 from naiad.ipc.messages import StreamItem
 from naiad.testing.exact_models import FIRST_CHARACTER, N_CHARACTERS
 from naiad.types import FinishReason, SamplingParams
+from patience import PATIENCE_S
 
 GREEDY = SamplingParams(temperature=0)
 N_CTX = 1024
@@ -183,8 +184,8 @@ class Work:
         while self._thread.waiting:
             self._thread.compute()
         if is_clean:
-            save(self.backend, list(self._want), time.monotonic() + 60)
-        assert self.backend.flush(60)
+            save(self.backend, list(self._want), time.monotonic() + PATIENCE_S)
+        assert self.backend.flush(PATIENCE_S)
         counts = self.core._prefix.host.counts
         self.happened["from memory"] += counts.n_from_memory
         self.happened["from disk"] += counts.n_from_disk
@@ -386,5 +387,5 @@ class Work:
     def _await_lane(self) -> None:
         """As the worker does: while only the lane's own thread has work, wait for its word."""
         while self._has_thread and not self.core.has_work():
-            assert self._woken.wait(120), "the lane never woke the core"
+            assert self._woken.wait(PATIENCE_S), "the lane never woke the core"
             self._woken.clear()

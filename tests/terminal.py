@@ -17,9 +17,9 @@ from typing import Any
 import pexpect
 
 import naiad
+from patience import PATIENCE_S
 
 SOURCE = Path(naiad.__file__).parents[1]
-PATIENCE_S = 60
 #: What prompt_toolkit sends when a line may be typed, and when it has been taken.
 READY, TAKEN = "\x1b[?2004h", "\x1b[?2004l"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r")

@@ -19,6 +19,7 @@ from naiad.bench.figures import Summary
 from naiad.bench.load import Sizes
 from naiad.bench.results import Outcome
 from naiad.bench.wire import Ask
+from patience import PATIENCE_S
 
 Body = dict[str, Any]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
@@ -159,7 +160,7 @@ async def serving(answer: Answer) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-def client_for(url: str, timeout_s: float = 10.0) -> Client:
+def client_for(url: str, timeout_s: float = PATIENCE_S) -> Client:
     ticks = count()
     return Client(parse_target(url, timeout_s=timeout_s), clock=lambda: float(next(ticks)))
 

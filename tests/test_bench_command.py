@@ -75,7 +75,7 @@ def test_json_on_standard_output_stands_alone(url: str) -> None:
 
 
 def test_a_failed_stream_fails_the_run() -> None:
-    got = invoke("consecutive", "--url", "http://127.0.0.1:1", "--streams", "1", "--timeout", "2")
+    got = invoke("consecutive", "--url", "http://127.0.0.1:1", "--streams", "1")
     assert got.exit_code == 1
     assert "cannot connect" in got.stdout
 

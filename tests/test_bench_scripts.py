@@ -17,6 +17,7 @@ import pytest
 from naiad.bench.figures import summarize
 from naiad.bench.results import StreamResult
 from naiad.testing.exact_models import FIRST_CHARACTER, exact_model
+from patience import PATIENCE_S
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ENGINE = {
@@ -215,7 +216,7 @@ def test_the_bare_engine_times_sharers_cold_and_warm(tmp_path: Path, layout: lis
     command += [str(exact_model("watermark", tmp_path)), "--threads", "1", "--repeat", "1"]
     command += ["--seqs", "3", "--n-ctx", "768", "--batch", "--prefill", *layout]
     command += ["--shared", "2", "64", "8", "3"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     shared = json.loads(done.stdout)["shared"]
     assert set(shared) == {"cold", "warm"}
     assert shared["cold"]["total_s"] >= shared["cold"]["ttft_ms"] / 1000 > 0
@@ -227,7 +228,7 @@ def test_the_bare_engine_reports_what_was_asked_for(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "engine_loop.py")]
     command += [str(exact_model("watermark", tmp_path)), "--threads", "1", "--repeat", "1"]
     command += ["--batch", "1", "2", "--prompt", "8", "--tokens", "3", "--prefill", "16"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
     got = json.loads(done.stdout)
     assert set(got["decode"]) == {"1", "2"}
     assert set(got["prefill"]["16"]) == {"median_ms", "best_ms", "tok_s"}

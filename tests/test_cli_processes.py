@@ -73,6 +73,12 @@ def test_notes_of_the_dead_are_removed(state: Path) -> None:
         assert list(folder.iterdir()) == []
 
 
+def test_a_clock_that_was_set_meanwhile_makes_no_stranger_of_a_server(state: Path) -> None:
+    here = a_note()
+    with noted(msgspec.structs.replace(here, began=here.began - 2.0)):
+        assert [note.pid for note in found()] == [os.getpid()]
+
+
 def test_a_folder_that_cannot_be_written_stops_no_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ from naiad.config import Config, EngineConfig
 from naiad.errors import ConfigError, ModelFileError
 from naiad.models.sources import STARTER
 from naiad.types import EngineSettings, ModelInfo
+from patience import PATIENCE_S
 
 SOURCE = Path(serving.__file__).parents[2]
 INFO = ModelInfo(
@@ -80,7 +81,7 @@ def root_logger() -> Iterator[logging.Logger]:
 def refused(tmp_path: Path, *arguments: str) -> str:
     """Run `naiad serve`, which must fail with one sentence."""
     with naiad(tmp_path, "serve", *arguments) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 1
     assert out == ""
     assert err.startswith("naiad: ")
@@ -96,10 +97,10 @@ def test_a_scripted_server_greets_answers_and_ends_on_ctrl_c(tmp_path: Path) -> 
             lines.append(process.stdout.readline())
             assert lines[-1], "it ended before it was ready"
         (url,) = set(re.findall(r"http://127\.0\.0\.1:\d+", "".join(lines)))
-        with urllib.request.urlopen(f"{url}/health", timeout=20) as answer:
+        with urllib.request.urlopen(f"{url}/health", timeout=PATIENCE_S) as answer:
             assert json.load(answer)["ready"] is True
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
     assert "Traceback" not in err
 

@@ -25,6 +25,7 @@ from naiad.errors import EngineFailed, EngineUnavailable, IntegrityViolation, Mo
 from naiad.testing.exact import Answer, check_exact, exact_job, read_all
 from naiad.testing.scripted import expected_text
 from naiad.types import FinishReason, SamplingParams
+from patience import PATIENCE_S
 
 CONFIG = EngineConfig(engine="scripted", parallel=64, ctx=512)
 AT_ONCE = RestartLimits(delays_s=(0,))
@@ -34,6 +35,13 @@ Build = Callable[..., SocketEngine]
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAIAD_SCRIPTED_RATE", "0")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine, too, a worker that can end by itself is not ended by force."""
+    monkeypatch.setattr("naiad.client.engine.CLOSE_S", PATIENCE_S)
+    monkeypatch.setattr("naiad.client.link.REAP_S", PATIENCE_S)
 
 
 @pytest.fixture(params=[in_thread, engine_from], ids=["thread", "process"])
@@ -410,5 +418,5 @@ async def test_a_thread_that_does_not_end_is_left_and_said(
     assert await handle.reap(0.0) == 1
     assert "did not end" in caplog.text
     release.set()
-    assert await handle.reap(5.0) == 0
+    assert await handle.reap(PATIENCE_S) == 0
     handle.sock.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from naiad.client.restart import RestartLimits
 from naiad.config import EngineConfig
 from naiad.errors import EngineFailed, EngineUnavailable, ModelFileError
 from naiad.testing.exact import check_exact, exact_job, read_all
+from patience import PATIENCE_S
 
 CONFIG = EngineConfig(engine="scripted", parallel=8, ctx=512)
 AT_ONCE = RestartLimits(delays_s=(0,))
@@ -36,8 +38,9 @@ async def started(config: EngineConfig = CONFIG, *, is_process: bool = True) -> 
 async def until_gone(pid: int) -> None:
     """The process has ended; its parent, this process, reaps it."""
     process = psutil.Process(pid)
-    await asyncio.to_thread(psutil.wait_procs, [process], 10)
-    assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    await asyncio.to_thread(psutil.wait_procs, [process], PATIENCE_S)
+    with contextlib.suppress(psutil.NoSuchProcess):  # between two questions, too
+        assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize("is_process", [False, True], ids=["thread", "process"])

@@ -31,6 +31,8 @@ from naiad.types import (
 )
 from text_engine import EOG, PIECES, TextExecutor, TextVocab, make_core, run_all
 
+pytestmark = pytest.mark.usefixtures("steady_clock")
+
 #: A vocabulary of bytes and these.
 CONTROLS = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<|end|>", "[TOOL_CALLS]",
             "[ARGS]", "<|channel|>", "<|message|>", "<|start|>")  # fmt: skip

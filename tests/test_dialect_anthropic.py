@@ -33,6 +33,7 @@ from naiad.types import (
     ToolCallDelta,
     Usage,
 )
+from patience import PATIENCE_S
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
 M = "claude-any"
@@ -207,7 +208,7 @@ async def test_a_full_queue_is_529() -> None:
     async with house(silent) as running:
         engine = running.engine
         url, ask = f"{running.url}/v1/messages", {"max_tokens": 9, "messages": HI, "stream": True}
-        async with httpx.AsyncClient(timeout=10) as http:
+        async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
             for _ in range(6):
                 request = http.build_request("POST", url, json=ask)
                 answer = await http.send(request, stream=True)

@@ -11,6 +11,7 @@ import ollama
 import pytest
 
 from e2e.client import ServerProcess, serving
+from patience import PATIENCE_S
 
 pytestmark = [pytest.mark.engine, pytest.mark.model, pytest.mark.soak]
 
@@ -41,7 +42,7 @@ def server(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture
 def theirs(server: ServerProcess) -> Iterator[ollama.Client]:
-    made = ollama.Client(host=server.url, timeout=120)
+    made = ollama.Client(host=server.url, timeout=PATIENCE_S)
     yield made
     made._client.close()
 

@@ -16,6 +16,7 @@ from naiad.dialects.fields import Fields
 from naiad.dialects.openai.embeddings import embed, read_inputs, rerank, shortened
 from naiad.errors import InvalidRequest, Unsupported
 from naiad.types import ModelInfo
+from patience import PATIENCE_S
 
 
 @pytest.mark.soak
@@ -26,7 +27,7 @@ async def test_a_client_that_hangs_up_waits_for_nothing() -> None:
         async with connected(port) as wire:
             await wire.send(http("/v1/embeddings", b'{"input": ["a", "b"]}'))
             wire.reset()
-        async with asyncio.timeout(10), connected(port) as wire:
+        async with asyncio.timeout(PATIENCE_S), connected(port) as wire:
             await wire.send(http("/v1/models"))
             assert (await wire.answer())[0] == 200
 

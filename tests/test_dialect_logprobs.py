@@ -28,6 +28,7 @@ from naiad.dialects.ollama.requests import parse_chat
 from naiad.errors import InvalidRequest
 from naiad.service.recent import RecentLogprobs
 from naiad.types import Caller, Completion, Finished, FinishReason, Likely, TextDelta, TokenLogprob
+from patience import PATIENCE_S
 
 GOLDEN = Path(__file__).parent / "golden" / "logprobs.txt"
 AT = "2026-01-02T03:04:05Z"
@@ -115,7 +116,7 @@ def test_ranges_are_told(parse: Any, fields: dict[str, Any], words: str) -> None
 
 async def test_ollamas_package_reads_them() -> None:
     async with house(saying("Hé", "😀", " end")) as running:
-        client = ollama.AsyncClient(host=running.url, timeout=10)
+        client = ollama.AsyncClient(host=running.url, timeout=PATIENCE_S)
         running.closing.push_async_callback(client._client.aclose)
         told = await client.chat("m", HI, logprobs=True, top_logprobs=2)
         stream = await client.chat("m", HI, logprobs=True, top_logprobs=2, stream=True)

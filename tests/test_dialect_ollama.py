@@ -21,6 +21,7 @@ from naiad.dialects.ollama.requests import parse_chat, parse_generate
 from naiad.dialects.registry import for_path
 from naiad.errors import InvalidRequest, Overloaded, Unsupported
 from naiad.types import ChatPrompt, FinishReason, TextPrompt
+from patience import PATIENCE_S
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
 M = "tiny.Q4_1:latest"
@@ -35,7 +36,7 @@ TOOL: dict[str, Any] = {
 
 
 def client(running: House) -> ollama.AsyncClient:
-    made = ollama.AsyncClient(host=running.url, timeout=10)
+    made = ollama.AsyncClient(host=running.url, timeout=PATIENCE_S)
     running.closing.push_async_callback(made._client.aclose)
     return made
 

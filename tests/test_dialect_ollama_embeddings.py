@@ -20,6 +20,7 @@ from naiad.dialects.ollama.embeddings import embed, embed_one
 from naiad.errors import ContextExceeded, InvalidRequest, ModelNotFound
 from naiad.service.embedding import embed_all
 from naiad.types import Caller, EmbeddedText
+from patience import PATIENCE_S
 
 M = "tiny.Q4_1:latest"
 ADMIN = Caller("root", is_admin=True)
@@ -33,7 +34,7 @@ async def running() -> AsyncIterator[House]:
 
 @pytest.fixture
 async def client(running: House) -> AsyncIterator[ollama.AsyncClient]:
-    made = ollama.AsyncClient(host=running.url, timeout=10)
+    made = ollama.AsyncClient(host=running.url, timeout=PATIENCE_S)
     yield made
     await made._client.aclose()
 

@@ -17,6 +17,7 @@ from dialect_server import CALL, House, failing, house, saying
 from fakes import FakeStream, silent
 from http_client import connected, http
 from naiad.types import Caller, FinishReason
+from patience import PATIENCE_S
 
 TOOL: Any = {
     "type": "function",
@@ -241,7 +242,7 @@ async def test_one_in_the_background_can_be_asked_for_while_it_runs() -> None:
         stream.put("done")
         stream.end(FinishReason.STOP)
         work = running.service.find_apart(Caller("", ""), made.id)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             [None async for _ in work.changes()] if work else []
         shown = await responses.retrieve(made.id)
         assert (shown.status, shown.output_text) == ("completed", "done")

@@ -16,6 +16,7 @@ from naiad.errors import EngineUnavailable, InvalidRequest
 from naiad.ipc.channel import WorkerChannel
 from naiad.ipc.messages import Accepted, Refused, Submit
 from naiad.types import EngineSettings, Grammar, ModelInfo, SamplingParams, Trim
+from patience import PATIENCE_S
 
 FOLLOWER = cast(Follower, object())
 
@@ -37,7 +38,7 @@ class Told:
 
     def wait(self, n: int) -> list[Any]:
         for _ in range(n):
-            assert self.news.acquire(timeout=20)
+            assert self.news.acquire(timeout=PATIENCE_S)
         return self.events
 
 
@@ -66,7 +67,7 @@ class Backend:
 
     def compile_grammar(self, grammar: Grammar) -> Follower:
         self.began.release()
-        assert self.may_compile.wait(20)
+        assert self.may_compile.wait(PATIENCE_S)
         self.n_compiled += 1
         if self.error:
             raise self.error
@@ -102,7 +103,7 @@ def test_others_are_answered_while_a_grammar_is_compiled(
     accepting: Accepting, told: Told, backend: Backend
 ) -> None:
     accepting.submit(submit(1, "a"))
-    assert backend.began.acquire(timeout=20)
+    assert backend.began.acquire(timeout=PATIENCE_S)
     accepting.submit(submit(2))
     assert [type(event) for event in told.wait(2)] == [Accepted, CoreJob]
     backend.may_compile.set()
@@ -136,7 +137,7 @@ def test_an_abort_of_one_that_waits_is_its_answer_at_once(
     for uid in range(1, N_AT_ONCE + 3):
         accepting.submit(submit(uid, f"a{uid}"))
     for _ in range(N_AT_ONCE):
-        assert backend.began.acquire(timeout=20)
+        assert backend.began.acquire(timeout=PATIENCE_S)
     assert accepting.abort(1)  # is being compiled
     assert accepting.abort(N_AT_ONCE + 1)  # waits for its turn
     assert not accepting.abort(1)
@@ -180,7 +181,7 @@ def test_after_the_end_nobody_is_answered(
     accepting: Accepting, told: Told, backend: Backend
 ) -> None:
     accepting.submit(submit(1, "a"))
-    assert backend.began.acquire(timeout=20)
+    assert backend.began.acquire(timeout=PATIENCE_S)
     accepting.close()
     backend.may_compile.set()
     accepting.submit(submit(2, "b"))

@@ -17,6 +17,8 @@ from naiad.engine.scheduler import StepBudget
 from naiad.engine.whole_pool import WholePool
 from naiad.types import SamplingParams
 
+pytestmark = pytest.mark.usefixtures("steady_clock")
+
 GREEDY = SamplingParams(temperature=0)
 TALK = [(7 * i * i + 3) % 60 for i in range(600)]
 

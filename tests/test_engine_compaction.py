@@ -17,6 +17,8 @@ from naiad.engine.sequence import Sequence
 from naiad.ipc.messages import StreamItem
 from naiad.types import SamplingParams
 
+pytestmark = pytest.mark.usefixtures("steady_clock")
+
 GREEDY = SamplingParams(temperature=0)
 
 

@@ -19,6 +19,8 @@ from naiad.errors import EngineFailed
 from naiad.ipc.messages import StreamItem
 from naiad.types import FinishReason, SamplingParams
 
+pytestmark = pytest.mark.usefixtures("steady_clock")
+
 GREEDY = SamplingParams(temperature=0)
 
 

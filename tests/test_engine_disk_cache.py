@@ -24,6 +24,7 @@ from naiad.engine.disk_folder import key_named
 from naiad.engine.disk_format import Damaged, block_key, root_key
 from naiad.engine.fingerprint import file_identity, fingerprint, parts_of
 from naiad.engine.host_cache import BLOCK, HostCache
+from patience import PATIENCE_S
 
 PRINT, OTHER_PRINT = b"f" * 16, b"g" * 16
 MIB = 1 << 20
@@ -57,7 +58,7 @@ def save(host: Host, namespace: str, tokens: list[int]) -> None:
 
 
 def flush(host: Host) -> None:
-    assert store_of(host).flush(20)
+    assert store_of(host).flush(PATIENCE_S)
 
 
 def n_known(host: Host, namespace: str, tokens: list[int]) -> int:
@@ -503,26 +504,38 @@ def test_a_writer_that_gets_no_processor_in_the_middle_of_a_file_harms_nothing(
     """Another writes the file and those that follow it; the first comes to its end long after."""
     stuck, may_go_on = threading.Event(), threading.Event()
     write = disk_cache._write_whole
+    host = open_host(tmp_path)
+    behind = store_of(host)._behind
+    wait = behind._wait
 
     def starve(descriptor: int, data: memoryview) -> None:
         if threading.current_thread().name == "naiad-disk-idle":
             stuck.set()
-            assert may_go_on.wait(20)
+            with behind._changed:
+                behind._changed.notify_all()
+            assert may_go_on.wait(PATIENCE_S)
         write(descriptor, data)
 
+    def wait_until_it_is_stuck(until: Callable[[], bool], timeout_s: float) -> bool:
+        """Its time is over once it is stuck, however late it gets there."""
+        if behind._at_work is not None and not stuck.is_set():
+            assert behind._changed.wait_for(stuck.is_set, PATIENCE_S)
+            return False
+        return wait(until, timeout_s)
+
+    monkeypatch.setattr(behind, "_wait", wait_until_it_is_stuck)
     monkeypatch.setattr(disk_cache, "_write_whole", starve)
     monkeypatch.setattr(write_behind, "REST_S", 0.0)
-    monkeypatch.setattr(write_behind, "PATIENT_S", 0.01)
+    monkeypatch.setattr(write_behind, "PATIENT_S", PATIENCE_S)
     monkeypatch.setattr(write_behind, "WITHIN_S", 0.02)
-    host = open_host(tmp_path)
     save(host, "", LONG)
-    assert store_of(host)._behind.wait(20)  # nobody hurries it
-    assert stuck.is_set()
+    assert stuck.wait(PATIENCE_S)
+    assert behind.wait(PATIENCE_S)  # nobody hurries it
     assert n_right(open_host(tmp_path), "", LONG) == len(LONG)
     may_go_on.set()
     for thread in threading.enumerate():
         if thread.name == "naiad-disk-idle":
-            thread.join(20)
+            thread.join(PATIENCE_S)
     flush(host)
     assert list(tmp_path.glob("*/.*")) == []
     assert n_right(open_host(tmp_path), "", LONG) == len(LONG)
@@ -578,7 +591,7 @@ def test_only_so_much_waits_to_be_written_outside_memory(
     write = disk_cache._write_whole
 
     def wait(descriptor: int, data: memoryview) -> None:
-        assert may_write.wait(20)
+        assert may_write.wait(PATIENCE_S)
         write(descriptor, data)
 
     monkeypatch.setattr(disk_cache, "_write_whole", wait)
@@ -889,7 +902,7 @@ def test_a_flush_that_takes_too_long_says_so(
 ) -> None:
     caplog.set_level(logging.ERROR)
     may_write = threading.Event()
-    monkeypatch.setattr(disk_cache, "_write_whole", lambda *_: may_write.wait(20))
+    monkeypatch.setattr(disk_cache, "_write_whole", lambda *_: may_write.wait(PATIENCE_S))
     host = open_host(tmp_path)
     save(host, "", LONG)
     assert not store_of(host).flush(0)

@@ -25,7 +25,7 @@ from naiad.engine.sequence import Sequence
 from naiad.ipc.messages import StreamItem
 from naiad.types import FinishReason, SamplingParams
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("steady_clock")]
 
 GREEDY = SamplingParams(temperature=0)
 

@@ -23,6 +23,7 @@ from naiad.native.context import Context, ContextParams
 from naiad.native.embedder import Embedder
 from naiad.native.model import Model
 from naiad.testing.scripted import ScriptedBackend
+from patience import PATIENCE_S
 
 Answers = queue.SimpleQueue[Embedded | CallFailed]
 
@@ -37,7 +38,7 @@ def ask(backend: Any, *commands: Embed) -> list[Embedded | CallFailed]:
     embedding = Embedding(1, backend, answers.put, failed)
     for command in commands:
         embedding.put(command)
-    found = [answers.get(timeout=20) for _ in commands]
+    found = [answers.get(timeout=PATIENCE_S) for _ in commands]
     embedding.close()
     embedding.close()
     return found

@@ -24,6 +24,8 @@ from text_engine import (
     tokens_of,
 )
 
+pytestmark = pytest.mark.usefixtures("steady_clock")
+
 PROMPT = (0, 1, 2, 3)
 ENDS_AT_ONCE: Any = {"logit_bias": ((EOG, 50.0),)}
 

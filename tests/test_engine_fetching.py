@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +18,9 @@ from naiad.engine.executor import State
 from naiad.engine.fetching import Fetcher
 from naiad.engine.lane import Lane
 from naiad.types import SamplingParams
+from patience import PATIENCE_S
+
+pytestmark = pytest.mark.usefixtures("steady_clock")
 
 GREEDY = SamplingParams(temperature=0)
 TALK = [1 + i % 50 for i in range(3 * BLOCK + 20)]
@@ -34,6 +37,7 @@ class Shelf:
         self.gate = threading.Event()
         self.gate.set()
         self.readers: list[threading.Thread] = []
+        self.started: list[threading.Thread] = []  # to read, whether or not they did
         self.n_asked = threading.Semaphore(0)
         self.broken: set[bytes] = set()
 
@@ -65,7 +69,7 @@ class Shelf:
     def get(self, key: bytes) -> State | None:
         self.readers.append(threading.current_thread())
         self.n_asked.release()
-        assert self.gate.wait(20)
+        assert self.gate.wait(PATIENCE_S)
         found = self.kept.get(key)
         if found is None or key in self.broken:
             self.remove(key)
@@ -128,9 +132,15 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def shelf(kind: str) -> Shelf:
+def shelf(kind: str, monkeypatch: pytest.MonkeyPatch) -> Shelf:
     """Holds a conversation of an earlier life."""
     shelf = Shelf()
+
+    def in_a_thread(run: Callable[[], None]) -> None:
+        shelf.started.append(threading.Thread(target=run, name="naiad-fetch", daemon=True))
+        shelf.started[-1].start()
+
+    monkeypatch.setattr(fetching, "in_a_thread", in_a_thread)
     engine = Engine(shelf, kind)
     engine.add(1, TALK, 10)
     engine.run()
@@ -142,8 +152,10 @@ NEXT = [*TALK, *answer(TALK, 10), 5, 6, 7]
 
 
 def join_readers(shelf: Shelf) -> None:
-    for thread in set(shelf.readers) - {threading.current_thread()}:
-        thread.join(20)
+    """Wait until all is read that was asked for, however late the threads begin."""
+    for thread in shelf.started:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
 
 
 def steps_until(engine: Engine, uid: int) -> Iterator[int]:
@@ -165,7 +177,7 @@ def test_streams_go_on_while_a_conversation_is_read(shelf: Shelf, kind: str) -> 
     assert len(engine.said[1]) >= 30
     assert 2 not in engine.n_cached
     assert engine.core.progress() == []
-    assert shelf.n_asked.acquire(timeout=20)
+    assert shelf.n_asked.acquire(timeout=PATIENCE_S)
     shelf.gate.set()
     for _ in steps_until(engine, 2):
         join_readers(shelf)
@@ -221,7 +233,7 @@ def test_what_is_lost_on_disk_is_computed_and_counted(shelf: Shelf, kind: str) -
     shelf.gate.clear()
     engine.add(2, NEXT, 10)
     engine.step()
-    assert shelf.n_asked.acquire(timeout=20)
+    assert shelf.n_asked.acquire(timeout=PATIENCE_S)
     shelf.broken = {key for key, (entry, _) in shelf.kept.items() if entry.start == 0}
     shelf.gate.set()
     for _ in steps_until(engine, 2):

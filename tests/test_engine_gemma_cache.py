@@ -22,6 +22,7 @@ from naiad.engine.choosing import CaughtUp, Said
 from naiad.engine.llama import LlamaBackend, load
 from naiad.engine.saving import save
 from naiad.types import SamplingParams
+from patience import PATIENCE_S
 
 pytestmark = [pytest.mark.engine, pytest.mark.model, pytest.mark.soak]
 
@@ -69,8 +70,8 @@ class Gemma:
         self.backend.model.close()
 
     def restart(self) -> None:
-        save(self.backend, [], time.monotonic() + 60)
-        assert self.backend.flush(60)
+        save(self.backend, [], time.monotonic() + PATIENCE_S)
+        assert self.backend.flush(PATIENCE_S)
         self.close()
         self.open()
 

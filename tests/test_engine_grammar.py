@@ -19,6 +19,7 @@ from naiad.engine.grammar.follower import Follower
 from naiad.engine.grammar.vetting import Vetted, Vetting
 from naiad.errors import InvalidRequest
 from naiad.types import FinishReason, Grammar, SamplingParams
+from patience import PATIENCE_S
 from text_engine import (
     EOG,
     N_VOCAB,
@@ -31,6 +32,8 @@ from text_engine import (
     text_of,
     tokens_of,
 )
+
+pytestmark = pytest.mark.usefixtures("steady_clock")
 
 PROMPT = (0, 1, 2, 3)
 SCHEMA = {
@@ -351,6 +354,7 @@ def test_one_that_was_slow_to_try_out_is_compiled_where_others_come_first(
         "naiad.engine.grammar.compiler.give_way",
         lambda: gave_way.append(threading.current_thread().name),
     )
+    monkeypatch.setattr("naiad.engine.grammar.compiler._APART_S", PATIENCE_S)
     for vetting, n in ((NoVetting(), 0), (Slow(), 1)):
         follower = GrammarCompiler(TextVocab(), vetting).compile(Grammar("regex", "[ab]{2}"))
         assert follower.mask()[0]
@@ -388,6 +392,7 @@ def test_a_vocabulary_is_read_where_nobody_else_comes_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("naiad.engine.grammar.compiler.give_way", lambda: None)
+    monkeypatch.setattr("naiad.engine.grammar.compiler._APART_S", PATIENCE_S)
     vocab = Noting()
     GrammarCompiler(vocab, Slow()).compile(Grammar("regex", "[ab]{2}"))
     assert set(vocab.readers) == {threading.current_thread().name}
@@ -418,7 +423,7 @@ def test_one_grammar_does_not_wait_for_another(monkeypatch: pytest.MonkeyPatch) 
 
     class Meeting(NoVetting):
         def vet(self, kind: str, text: str) -> Vetted:
-            both.wait(60)
+            both.wait(PATIENCE_S)
             return super().vet(kind, text)
 
     monkeypatch.setattr("naiad.engine.grammar.compiler.Vetting", Meeting)

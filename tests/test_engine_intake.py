@@ -20,6 +20,8 @@ from naiad.engine.scheduler import StepBudget
 from naiad.engine.sequence import NO_SLOT, Sequence
 from naiad.types import SamplingParams
 
+pytestmark = pytest.mark.usefixtures("steady_clock")
+
 
 class Door:
     """An intake, and what came through it."""

@@ -33,6 +33,8 @@ from text_engine import (
     tokens_of,
 )
 
+pytestmark = pytest.mark.usefixtures("steady_clock")
+
 PROMPT = (0, 1, 2, 3)
 FAVOURED = frozenset(i for i, piece in enumerate(PIECES) if set(piece.lower()) <= set("abc"))
 HOT = {"temperature": 1.7, "repetition_penalty": 1.3, "logit_bias": ((5, 2.0),), "seed": 9}

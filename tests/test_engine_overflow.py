@@ -13,6 +13,8 @@ from naiad.engine.host_cache import BLOCK
 from naiad.ipc.messages import StreamItem
 from naiad.types import FinishReason, SamplingParams
 
+pytestmark = pytest.mark.usefixtures("steady_clock")
+
 N_CTX = 1024
 GREEDY = SamplingParams(temperature=0)
 

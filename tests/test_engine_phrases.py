@@ -26,6 +26,8 @@ from text_engine import (
     tokens_of,
 )
 
+pytestmark = pytest.mark.usefixtures("steady_clock")
+
 FAVOURED = frozenset(i for i, piece in enumerate(PIECES) if set(piece.lower()) <= set("abc"))
 PROMPT = (0, 1, 2, 3)
 

@@ -13,6 +13,8 @@ from naiad.engine.prefix import MIN_REUSE, PrefixCache, Resident
 from naiad.engine.sequence import Sequence
 from naiad.types import SamplingParams
 
+pytestmark = pytest.mark.usefixtures("steady_clock")
+
 NOTHING = Resident(-1, 0, 0)
 
 

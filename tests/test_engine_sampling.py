@@ -32,7 +32,7 @@ from naiad.native.sampler import CANDIDATE, Candidates, SamplerChain
 from naiad.types import FinishReason, SamplingParams
 from sampling_reference import Case, Left, softmax
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.usefixtures("steady_clock")]
 
 Logits = npt.NDArray[np.float32]
 SIZES = (1, 2, 17, 300, 4000)

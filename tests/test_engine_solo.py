@@ -18,7 +18,10 @@ from naiad.engine.solo import CoreWithSolo, Solo
 from naiad.errors import EngineUnavailable
 from naiad.ipc.messages import StreamItem
 from naiad.types import FinishReason, SamplingParams
+from patience import PATIENCE_S
 from text_engine import TextExecutor, TextVocab, make_core, reference, tokens_of
+
+pytestmark = pytest.mark.usefixtures("steady_clock")
 
 PROMPT = tuple(range(20))
 LIMITS = CoreLimits(n_ctx=512, pool_cells=4096, parallel=4, budget=StepBudget(alone=32, beside=8))
@@ -61,7 +64,7 @@ class Driver:
     def until_ended(self, *uids: int) -> None:
         while not all(self.items.get(uid, [None])[-1:] and self.is_over(uid) for uid in uids):
             if not self.core.has_work():
-                self.woken.get(timeout=20)
+                self.woken.get(timeout=PATIENCE_S)
             self.step()
 
     def is_over(self, uid: int) -> bool:
@@ -109,7 +112,7 @@ def test_who_waits_is_told_its_place() -> None:
     gate = threading.Event()
 
     def make(one: CoreJob) -> EngineCore:
-        assert gate.wait(20)
+        assert gate.wait(PATIENCE_S)
         return small_core(one)
 
     driver = Driver(make)
@@ -131,7 +134,7 @@ def test_an_abort_ends_a_running_one_once(driver: Driver) -> None:
     driver.core.add(job(1, n=400))
     while not driver.items.get(1):
         if not driver.core.has_work():
-            driver.woken.get(timeout=20)
+            driver.woken.get(timeout=PATIENCE_S)
         driver.step()
     driver.core.cancel_hint(1)
     driver.core.cancel_hint(99)

@@ -16,6 +16,7 @@ from naiad.engine.base import CoreJob
 from naiad.engine.llama import LlamaBackend, load
 from naiad.ipc.messages import StreamItem
 from naiad.types import FinishReason, Grammar, SamplingParams
+from patience import PATIENCE_S
 
 pytestmark = pytest.mark.model
 
@@ -72,7 +73,7 @@ def run(backend: LlamaBackend, jobs: list[CoreJob]) -> dict[int, list[StreamItem
     items: dict[int, list[StreamItem]] = {job.uid: [] for job in jobs}
     while not all(each and each[-1].finish for each in items.values()):
         if not backend.core.has_work():
-            woken.get(timeout=120)
+            woken.get(timeout=PATIENCE_S)
         for item in backend.core.step():
             items[item.uid].append(item)
     return items

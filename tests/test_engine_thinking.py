@@ -37,6 +37,8 @@ from text_engine import (
     tokens_of,
 )
 
+pytestmark = pytest.mark.usefixtures("steady_clock")
+
 PROMPT = (0, 1, 2, 3)
 #: "[" opens a section, "the" closes it.
 INSIDE = ReasoningLimit(5, None, "the", "x the")

@@ -16,6 +16,7 @@ from naiad.testing.exact_models import character
 from naiad.testing.lookback import lookback_text
 from naiad.testing.recurrent import N_PAIRS, hybrid_text, recurrent_text
 from naiad.types import FinishReason
+from patience import PATIENCE_S
 from test_engine_real import GREEDY, open_backend, settle
 
 pytestmark = pytest.mark.engine
@@ -201,7 +202,7 @@ def test_what_was_said_before_a_restart_comes_from_disk(kind: str, models: dict[
     with opened(kind, models) as engine:
         engine.check(1, talk, 40)
         settle(engine.backend)
-        assert engine.backend.flush(20)
+        assert engine.backend.flush(PATIENCE_S)
     n_known = len(talk) + 40
     with opened(kind, models) as engine:
         prompt = talk + engine.right(talk, 40) + text(13, 20)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from naiad.engine import write_behind
 from naiad.engine.write_behind import WriteBehind
+from patience import PATIENCE_S
 
 JOBS = [b"%d" % i for i in range(6)]
 
@@ -46,11 +47,11 @@ class Starved:
         self.fed.set()
         for thread in threading.enumerate():
             if thread.name == "naiad-disk-idle":
-                thread.join(20)
+                thread.join(PATIENCE_S)
 
     def __call__(self) -> None:
         self.arrived.set()
-        assert self.fed.wait(20)
+        assert self.fed.wait(PATIENCE_S)
 
 
 @pytest.fixture
@@ -64,14 +65,14 @@ def starved() -> Iterator[Starved]:
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """No rest before the work begins; the times that follow are long unless a test says else."""
     monkeypatch.setattr(write_behind, "REST_S", 0.0)
-    monkeypatch.setattr(write_behind, "PATIENT_S", 20.0)
-    monkeypatch.setattr(write_behind, "WITHIN_S", 30.0)
+    monkeypatch.setattr(write_behind, "PATIENT_S", PATIENCE_S)
+    monkeypatch.setattr(write_behind, "WITHIN_S", 2 * PATIENCE_S)
 
 
 def test_where_there_is_time_a_thread_that_gives_way_does_all_of_it() -> None:
     desk = Desk()
     desk.add_all()
-    assert desk.behind.wait(20)
+    assert desk.behind.wait(PATIENCE_S)
     assert desk.done == JOBS
     assert set(desk.by) == {"naiad-disk-idle"}
     assert desk.n_prepared > len(JOBS)  # and once more at the end
@@ -85,7 +86,7 @@ def test_a_thread_that_never_runs_is_not_waited_for(
     monkeypatch.setattr(write_behind, "WITHIN_S", 0.02)
     desk = Desk()
     desk.add_all()
-    assert desk.behind.wait(20)
+    assert desk.behind.wait(PATIENCE_S)
     assert (desk.done, set(desk.by)) == (JOBS, {"naiad-disk"})
     starved.feed()  # too late: there is nothing left for it
     assert desk.done == JOBS
@@ -102,8 +103,8 @@ def test_what_it_is_stuck_in_is_done_again_and_in_order(starved: Starved) -> Non
 
     desk.behind = WriteBehind(stuck, desk.prepare, desk.failures.append)
     desk.add_all()
-    assert starved.arrived.wait(20)
-    assert desk.behind.finish(20)  # hurried: somebody else takes over at once
+    assert starved.arrived.wait(PATIENCE_S)
+    assert desk.behind.finish(PATIENCE_S)  # hurried: somebody else takes over at once
     assert desk.done == JOBS
     starved.feed()
     assert desk.done == [*JOBS, JOBS[2]]
@@ -115,6 +116,8 @@ def test_what_comes_late_is_spread_over_the_time_that_is_left(
     monkeypatch.setattr(write_behind, "give_way", starved)
     monkeypatch.setattr(write_behind, "PATIENT_S", 0.0)
     monkeypatch.setattr(write_behind, "WITHIN_S", 100.0)
+    now = 5000.0
+    monkeypatch.setattr(write_behind, "time", SimpleNamespace(monotonic=lambda: now))
     desk = Desk()
     waits: list[float] = []
     wait = desk.behind._wait
@@ -127,9 +130,9 @@ def test_what_comes_late_is_spread_over_the_time_that_is_left(
 
     monkeypatch.setattr(desk.behind, "_wait", noted)
     for job in JOBS:
-        desk.behind._jobs.append((job, time.monotonic()))
+        desk.behind._jobs.append((job, now))
     desk.behind.start()
-    assert desk.behind.wait(20)
+    assert desk.behind.wait(PATIENCE_S)
     rest, *pauses = waits
     assert (rest, len(pauses)) == (0.0, len(JOBS) - 1)
     assert [round(pause * n / 100) for pause, n in zip(pauses, (5, 4, 3, 2, 1), strict=True)] == (
@@ -143,7 +146,8 @@ def test_under_steady_work_each_job_has_its_own_time(monkeypatch: pytest.MonkeyP
     behind = Desk().behind
     waits: list[float] = []
     monkeypatch.setattr(behind, "_wait", lambda until, timeout_s: waits.append(timeout_s))
-    now = time.monotonic()
+    now = 5000.0
+    monkeypatch.setattr(write_behind, "time", SimpleNamespace(monotonic=lambda: now))
     behind._writer, behind._began = threading.current_thread(), now - 1000
     for ages in ([0, 0], [90, 0], [0, 90], [200]):
         behind._jobs.clear()
@@ -163,8 +167,8 @@ def test_a_late_failure_of_a_stuck_thread_is_not_told(starved: Starved) -> None:
 
     desk.behind = WriteBehind(stuck, desk.prepare, desk.failures.append)
     desk.add_all()
-    assert starved.arrived.wait(20)
-    assert desk.behind.finish(20)
+    assert starved.arrived.wait(PATIENCE_S)
+    assert desk.behind.finish(PATIENCE_S)
     starved.feed()
     assert (desk.done, desk.failures) == (JOBS, [])
 
@@ -179,7 +183,7 @@ def test_a_job_that_fails_is_told_and_the_others_are_done() -> None:
 
     desk.behind = WriteBehind(fail, desk.prepare, desk.failures.append)
     desk.add_all()
-    assert desk.behind.wait(20)
+    assert desk.behind.wait(PATIENCE_S)
     assert desk.done == [JOBS[0], *JOBS[2:]]
     assert [str(failure) for failure in desk.failures] == ["full"]
 
@@ -198,14 +202,14 @@ def test_without_threads_it_is_told_and_a_second_one_may_be_missing(
     refused = {"naiad-disk-idle"}
     desk = Desk()
     desk.add_all()
-    assert desk.behind.finish(20)
+    assert desk.behind.finish(PATIENCE_S)
     assert (desk.done, desk.failures) == (JOBS, [])
     refused = {"naiad-disk"}
     desk.behind.add(b"more")
     assert [str(failure) for failure in desk.failures] == ["can't start new thread"]
     refused = set()
     desk.behind.start()
-    assert desk.behind.wait(20)
+    assert desk.behind.wait(PATIENCE_S)
     assert desk.done == [*JOBS, b"more"]
 
 
@@ -214,5 +218,5 @@ def test_nothing_to_do_is_done_and_prepare_is_called_when_asked() -> None:
     assert desk.behind.finish(0)
     assert desk.n_prepared == 0
     desk.behind.start()
-    assert desk.behind.finish(20)
+    assert desk.behind.finish(PATIENCE_S)
     assert (desk.n_prepared, desk.done) == (1, [])

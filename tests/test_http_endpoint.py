@@ -18,6 +18,7 @@ from naiad.dialects.base import Access, Dialect, Operation
 from naiad.errors import EngineFailed
 from naiad.http.app import build_app
 from naiad.types import FinishReason
+from patience import PATIENCE_S
 
 GENERATE = "/fake/generate"
 
@@ -189,8 +190,11 @@ async def test_an_abort_by_another_request_ends_the_stream_in_order() -> None:
     assert (await ask(app, "POST", "/fake/abort")).value == {"done": False}
 
 
-async def test_the_race_of_stop_cuts_no_following_stream_short() -> None:
+async def test_the_race_of_stop_cuts_no_following_stream_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A stream, its hang-up and the abort without a handle in either order, the next at once."""
+    monkeypatch.setattr("naiad.service.registry.CREDIT_S", PATIENCE_S)
     engine = FakeEngine(silent)
     app = fake_app(engine)
     cut_short = 0
@@ -298,7 +302,7 @@ async def first_and_last(wants_progress: bool) -> tuple[set[bytes], bytes]:
     connection.answer.take = telling  # type: ignore[method-assign]
     task = asyncio.create_task(connection.run())
     await engine.until(lambda: engine.state is EngineState.STARTING)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await has_begun.wait()
     engine.become(EngineState.READY)
     pieces = (await task).pieces
@@ -349,7 +353,7 @@ async def test_a_silent_stream_is_kept_alive() -> None:
 
     connection.answer.take = counting  # type: ignore[method-assign]
     task = asyncio.create_task(connection.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await beats.wait()
     engine.streams[1].put("late")
     engine.streams[1].end(FinishReason.STOP)

@@ -19,6 +19,7 @@ from naiad.http.app import build_app
 from naiad.http.serve import Server, bind, run, serve
 from naiad.service.service import Service
 from naiad.types import FinishReason
+from patience import PATIENCE_S
 
 STREAM = b'{"prompt": "hey", "stream": true}'
 
@@ -87,6 +88,7 @@ async def test_open_streams_end_with_an_error_of_their_own(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "GRACE_S", 0.01)
+    monkeypatch.setattr(module, "HURRY_S", PATIENCE_S)
     engine = FakeEngine(silent)
     app, service, config = build(engine)
     sock = bind("127.0.0.1", 0)
@@ -106,7 +108,10 @@ async def test_open_streams_end_with_an_error_of_their_own(
     assert [text for text in caplog.messages if "1 in progress" in text]
 
 
-async def test_a_stream_that_ends_within_the_grace_ends_well() -> None:
+async def test_a_stream_that_ends_within_the_grace_ends_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "GRACE_S", PATIENCE_S)
     engine = FakeEngine(silent)
     app, service, config = build(engine)
     sock = bind("127.0.0.1", 0)

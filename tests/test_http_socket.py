@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,6 +20,7 @@ from naiad.http import protocol
 from naiad.http.app import build_app
 from naiad.service.service import Service
 from naiad.types import FinishReason
+from patience import PATIENCE_S
 
 GENERATE = "/fake/generate"
 STREAM = b'{"prompt": "hey", "stream": true}'
@@ -299,8 +301,9 @@ async def test_a_head_that_does_not_arrive_is_given_up(
 ) -> None:
     monkeypatch.setattr(protocol, "HEAD_RECEIPT_S", 0.01)
     async with server(FakeEngine()) as port, connected(port) as wire:
-        await wire.send(sent)
-        assert await wire.is_closed()
+        with contextlib.suppress(ConnectionError):  # given up before it was sent, or while it was
+            await wire.send(sent)
+            assert await wire.is_closed()
 
 
 async def test_a_running_stream_has_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,7 +325,7 @@ async def test_an_http_1_0_client_gets_no_chunks_and_the_end_of_the_connection(
         assert status == 200
         assert "transfer-encoding" not in headers
         assert headers["connection"] == "close"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             text = await wire.reader.read()
     whole = b'{"text":"hey","reason":"stop"}'
     assert text == (whole if body == WHOLE else b"open 3\ndelta hey\nclose stop -\n")

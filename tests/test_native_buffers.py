@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from naiad.native.buffers import LEAST, TouchedBuffers, bytes_held, rounded_up
+from patience import PATIENCE_S
 
 LIMIT = 4 << 20
 
@@ -23,7 +24,7 @@ def buffers() -> Iterator[TouchedBuffers]:
 
 def settled(buffers: TouchedBuffers) -> int:
     """Bytes in stock once all that was asked for is there."""
-    assert buffers.settle(60)
+    assert buffers.settle(PATIENCE_S)
     return buffers.n_bytes
 
 

@@ -15,6 +15,7 @@ from fakes import ALICE, FakeEngine, make_service, request, silent
 from naiad.errors import InvalidRequest
 from naiad.service.documents import Bounds, Documents
 from naiad.types import Caller, Finished, FinishReason, StreamEvent
+from patience import PATIENCE_S
 
 BOB = Caller("bob@here", "bob")
 
@@ -155,7 +156,7 @@ async def test_refusals_are_for_who_asked_and_failures_are_ends(
         raise RuntimeError("another")
 
     work = await service.start_apart("k", None, request("abc"), ALICE, take, broken)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         assert [None async for _ in work.changes()]
     assert told[-1].reason is FinishReason.ERROR
     assert "work in the background failed" in caplog.text

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from naiad.testing.words import decode_token, expected_tokens
+from patience import PATIENCE_S
 from terminal import Served, Terminal, environment, served
 
 SLOW = '{"script": [["emit", 3], ["pause", 600]]}'
@@ -43,7 +44,7 @@ def chat(home: Path, server: Served) -> Iterator[Terminal]:
 
 
 def in_flight(server: Served) -> int:
-    with urllib.request.urlopen(f"{server.url}/health", timeout=300) as answer:
+    with urllib.request.urlopen(f"{server.url}/health", timeout=PATIENCE_S) as answer:
         return int(json.load(answer)["in_flight"])
 
 
@@ -192,7 +193,7 @@ def naiad(home: Path, *arguments: str, stdin: str = "") -> tuple[int, str, str]:
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
@@ -261,7 +262,7 @@ def test_servers_are_listed_and_stopped(tmp_path: Path) -> None:
         status, _, err = naiad(tmp_path, "stop")
         assert (status, "name one, or say --all" in err) == (1, True)
         assert naiad(tmp_path, "stop", first.port)[0] == 0
-        assert first.process.wait(300) == 0
+        assert first.process.wait(PATIENCE_S) == 0
         assert [row["url"] for row in ps(tmp_path)] == [second.url]
         assert "Stopped scripted" in naiad(tmp_path, "stop", "scripted")[2]
     assert ps(tmp_path) == []
@@ -281,4 +282,4 @@ def test_a_server_that_a_program_started_ends_with_it(tmp_path: Path) -> None:
         while json.loads(process.stdout.readline())["event"] != "ready":
             pass
         process.stdin.close()
-        assert process.wait(300) == 0
+        assert process.wait(PATIENCE_S) == 0

@@ -18,11 +18,11 @@ from naiad.tune import runner
 from naiad.tune.candidate import Candidate, Scale, Workload
 from naiad.tune.runner import CandidateFailed, ChildEngine, OutOfTime, look_at_build
 from naiad.tune.workloads import Workloads
+from patience import PATIENCE_S
 
 pytestmark = pytest.mark.engine
 
 TINY = Scale(n_decode=2, n_streams=2, n_short=8, n_prefix=40, n_prompt=32, n_deep=16, n_newcomer=64)
-PATIENCE_S = 60.0
 EVERY: tuple[Workload, ...] = ("decode_one", "decode_many", "shared", "prefill", "deep")
 
 
@@ -36,7 +36,7 @@ def test_each_piece_of_work_is_timed_again_and_again(lookback: Path, unified: bo
     work = Workloads(lookback, Candidate(threads=1, n_ubatch=32, kv_unified=unified), TINY)
     every = EVERY if unified else ("decode_one", "decode_many", "prefill")
     for workload in (*every, *every):
-        assert 0 < work.run(workload) < 60
+        assert 0 < work.run(workload) < PATIENCE_S
 
 
 def test_the_ways_to_take_a_long_prompt_are_compared_twice(lookback: Path) -> None:

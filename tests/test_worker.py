@@ -53,6 +53,7 @@ from naiad.ipc.messages import (
     Tokenized,
 )
 from naiad.types import FinishReason, ModelInfo, SamplingParams
+from patience import PATIENCE_S
 
 E = TypeVar("E")
 SAMPLING = SamplingParams()
@@ -144,7 +145,7 @@ class Front:
         end: Callable[[int], object] | None = None,
     ) -> None:
         self.sock, theirs = socket.socketpair()
-        self.sock.settimeout(20)
+        self.sock.settimeout(PATIENCE_S)
         self.codes: list[int] = []
         self._decoder = FrameDecoder()
         self._events = self._read()
@@ -182,7 +183,7 @@ class Front:
         return self.exit_code()
 
     def exit_code(self) -> int:
-        self._thread.join(20)
+        self._thread.join(PATIENCE_S)
         return self.codes[0]
 
 
@@ -272,10 +273,10 @@ class TestCommands:
     ) -> None:
         backend.core.num_idle = 3
         front.send(Submit(9, [5], 1, SAMPLING))
-        names = [backend.core.calls.get(timeout=20)[0] for _ in range(4)]
+        names = [backend.core.calls.get(timeout=PATIENCE_S)[0] for _ in range(4)]
         assert names == ["add", "idle", "idle", "idle"]
         front.send(Submit(10, [5], 1, SAMPLING))
-        assert backend.core.calls.get(timeout=20)[:2] == ("add", 10)
+        assert backend.core.calls.get(timeout=PATIENCE_S)[:2] == ("add", 10)
 
     def test_what_can_be_prepared_is_once_and_commands_come_between(
         self, monkeypatch: pytest.MonkeyPatch
@@ -375,7 +376,7 @@ class TestEnds:
         may_load = threading.Event()
 
         def load(progress: Callable[[float], None]) -> EngineBackend:
-            may_load.wait(20)
+            may_load.wait(PATIENCE_S)
             return backend
 
         front = Front(load)
@@ -410,7 +411,7 @@ class PersistentBackend(FakeBackend):
 
     def flush(self, timeout_s: float) -> bool:
         self.core.calls.put(("flush", timeout_s))
-        return self.may_flush.wait(20)
+        return self.may_flush.wait(PATIENCE_S)
 
 
 def names_of_calls(core: FakeCore) -> list[str]:
@@ -423,6 +424,11 @@ def names_of_calls(core: FakeCore) -> list[str]:
 class TestSaving:
     """Told to end, it keeps what it can; the front's death it follows at once."""
 
+    @pytest.fixture(autouse=True)
+    def enough_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """To save, unless a test says else: a busy machine must not use it up."""
+        monkeypatch.setattr(worker_module, "SAVE_S", PATIENCE_S)
+
     @pytest.fixture
     def backend(self) -> PersistentBackend:
         return PersistentBackend()
@@ -431,7 +437,7 @@ class TestSaving:
         permits = backend.core.permits = threading.Semaphore(0)
         front.send(Submit(9, [5], 50, SAMPLING))
         front.next(Accepted)
-        assert backend.core.calls.get(timeout=20)[0] == "add"
+        assert backend.core.calls.get(timeout=PATIENCE_S)[0] == "add"
         return permits
 
     def test_what_runs_is_ended_and_saved_and_written(self, backend: PersistentBackend) -> None:
@@ -439,7 +445,8 @@ class TestSaving:
         permits = self.hold_in_a_step(front, backend)
         backend.core.num_idle = 3
         front.send(Shutdown())
-        assert backend.core.calls.get(timeout=20) == ("hint", 9)  # while the step still runs
+        # While the step still runs:
+        assert backend.core.calls.get(timeout=PATIENCE_S) == ("hint", 9)
         permits.release(100)
         assert front.exit_code() == EXIT_OK
         assert names_of_calls(backend.core) == ["abort", "idle", "idle", "idle", "flush"]
@@ -458,7 +465,7 @@ class TestSaving:
     def test_writing_has_what_is_left_of_the_time(self, backend: PersistentBackend) -> None:
         front = Front(lambda progress: backend).ready()
         front.send(Shutdown())
-        name, timeout_s = backend.core.calls.get(timeout=20)
+        name, timeout_s = backend.core.calls.get(timeout=PATIENCE_S)
         assert name == "flush"
         assert 0 < timeout_s <= worker_module.SAVE_S
         front.end()
@@ -493,7 +500,7 @@ class TestSaving:
         front = Front(lambda progress: backend, codes.put).ready()
         permits = self.hold_in_a_step(front, backend)
         front.send(Shutdown())
-        assert codes.get(timeout=20) == EXIT_OK  # here the process would be gone
+        assert codes.get(timeout=PATIENCE_S) == EXIT_OK  # here the process would be gone
         permits.release(100)
         front.end()
 
@@ -504,9 +511,9 @@ class TestSaving:
         codes: queue.SimpleQueue[int] = queue.SimpleQueue()
         front = Front(lambda progress: backend, codes.put).ready()
         front.send(Shutdown())
-        assert backend.core.calls.get(timeout=20)[0] == "flush"
+        assert backend.core.calls.get(timeout=PATIENCE_S)[0] == "flush"
         front.sock.close()
-        assert codes.get(timeout=20) == EXIT_OK
+        assert codes.get(timeout=PATIENCE_S) == EXIT_OK
         backend.may_flush.set()
         front.end()
 
@@ -515,13 +522,13 @@ class TestSaving:
         codes: queue.SimpleQueue[int] = queue.SimpleQueue()
 
         def load(progress: Callable[[float], None]) -> EngineBackend:
-            may_load.wait(20)
+            may_load.wait(PATIENCE_S)
             return backend
 
         front = Front(load, codes.put)
         front.next(Loading)
         front.send(Shutdown())
-        assert codes.get(timeout=20) == EXIT_OK
+        assert codes.get(timeout=PATIENCE_S) == EXIT_OK
         may_load.set()
         front.end()
         assert "flush" not in names_of_calls(backend.core)
@@ -542,10 +549,10 @@ class TestProcess:
             env={**os.environ, "PYTHONPATH": root},
         )
         theirs.close()
-        ours.settimeout(20)
+        ours.settimeout(PATIENCE_S)
         yield ours
         ours.close()
-        self.process.wait(20)
+        self.process.wait(PATIENCE_S)
 
     def events(self, sock: socket.socket) -> Iterator[AnyEvent]:
         decoder = FrameDecoder()
@@ -560,12 +567,12 @@ class TestProcess:
         assert next(events) == Tokenized(4, 1, [97])
         sock.sendall(encode_frame(Shutdown()))
         assert list(events) == []
-        assert self.process.wait(20) == EXIT_OK
+        assert self.process.wait(PATIENCE_S) == EXIT_OK
 
     def test_it_goes_when_the_front_goes(self, sock: socket.socket) -> None:
         assert any(isinstance(event, Ready) for event in self.events(sock))
         sock.close()
-        assert self.process.wait(20) == EXIT_OK
+        assert self.process.wait(PATIENCE_S) == EXIT_OK
 
 
 FRONT_THAT_WAITS = """
@@ -595,7 +602,7 @@ def test_a_killed_front_leaves_no_orphan() -> None:
         assert front.stdout is not None
         worker = os.pidfd_open(int(front.stdout.readline()))
         front.kill()
-        has_ended, _, _ = select.select([worker], [], [], 20)
+        has_ended, _, _ = select.select([worker], [], [], PATIENCE_S)
         os.close(worker)
     assert has_ended
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -76,7 +77,7 @@ class ServerProcess:
 
     def get(self, path: str) -> tuple[int, Any]:
         try:
-            with urllib.request.urlopen(self.url + path, timeout=10) as response:
+            with urllib.request.urlopen(self.url + path, timeout=DEADLINE_S) as response:
                 return response.status, json.loads(response.read() or b"null")
         except urllib.error.HTTPError as error:
             with error:
@@ -94,6 +95,12 @@ class ServerProcess:
             with error:
                 return error.code, json.loads(error.read())
 
+    def wait_idle(self) -> None:
+        """Until nothing is in flight: of a hang-up the server learns a little later."""
+        end = time.monotonic() + DEADLINE_S
+        while self.get("/health")[1]["in_flight"]:
+            assert time.monotonic() < end, "a request that nobody waits for goes on"
+
     def worker_pid(self) -> int:
         """The engine worker: the descendant that runs naiad.engine.worker."""
         for child in psutil.Process(self.pid).children(recursive=True):
@@ -105,7 +112,7 @@ class ServerProcess:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(30)
+            return self.process.wait(DEADLINE_S)
         except subprocess.TimeoutExpired:
             os.killpg(self.pid, signal.SIGKILL)
             raise
@@ -122,9 +129,15 @@ def serving(log: Path, *args: str, env: dict[str, str] | None = None) -> Iterato
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """One that nobody listens on, and that no outgoing connection will be given meanwhile.
+
+    Systems give those ports from 32768 on.
+    """
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 1000):
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def descendants(pid: int) -> list[int]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from e2e.client import DEADLINE_S, free_port
 from naiad.bench.load import Sizes
 from naiad.bench.scenarios import SCENARIOS, num_streams
 
@@ -53,7 +54,7 @@ def serving(common: Any, stack: ExitStack, port: int) -> Any:
 
 
 def test_every_scenario_runs_through_without_a_failed_or_wrong_stream(common: Any) -> None:
-    port = common.free_port()
+    port = free_port()
     with ExitStack() as stack:
         serving(common, inner := stack.enter_context(ExitStack()), port)
 
@@ -61,7 +62,8 @@ def test_every_scenario_runs_through_without_a_failed_or_wrong_stream(common: An
             inner.close()
             serving(common, stack, port)
 
-        client = common.Client(common.parse_target(f"http://127.0.0.1:{port}", timeout_s=30))
+        url = f"http://127.0.0.1:{port}"
+        client = common.Client(common.parse_target(url, timeout_s=DEADLINE_S))
         sizes = replace(SMALL, restart=again)
         ended: list[None] = []
         lines = []

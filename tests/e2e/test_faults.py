@@ -17,6 +17,7 @@ import pytest
 from e2e.client import ServerProcess, descendants, free_port, post_async, serving, stream
 from naiad.testing.exact_models import character
 from naiad.testing.watermark import watermark_text
+from patience import PATIENCE_S
 
 pytestmark = [pytest.mark.engine, pytest.mark.soak]
 
@@ -28,9 +29,9 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def wait_until_gone(pids: list[int], within_s: float) -> list[int]:
+def wait_until_gone(pids: list[int]) -> list[int]:
     """The pids that are still there after the deadline."""
-    end = time.monotonic() + within_s
+    end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end and any(map(is_alive, pids)):
         time.sleep(0.01)
     return [pid for pid in pids if is_alive(pid)]
@@ -64,17 +65,15 @@ async def test_the_worker_is_killed_in_the_middle_of_16_streams(
             for i in range(16)
         ]
         await arrived.wait()
-        killed_at = time.monotonic()
         os.kill(server.worker_pid(), signal.SIGKILL)
         answers = await asyncio.gather(*streams)
-        took = time.monotonic() - killed_at
         await asyncio.gather(*waits)
         for i, answer in enumerate(answers):
             assert answer.terminals == ["error"]
             assert answer.pieces
             assert watermark_text(i, len(answer.text)) == answer.text
-            assert "engine" in answer.errors[0]["message"]
-        assert took < 1.0
+            # Of the death itself: no time limit was waited for, whatever it would have said.
+            assert "the engine stopped (signal 9)" in answer.errors[0]["message"]
         await until_served(server)
         after = await stream(server, "kobold", character(5), 20)
         assert after.text == watermark_text(5, 20)
@@ -91,8 +90,8 @@ def test_no_process_outlives_the_server(
     family = descendants(server.pid)
     assert family
     server.process.send_signal(number)
-    server.process.wait(30)
-    assert wait_until_gone(family, 5.0) == []
+    server.process.wait(PATIENCE_S)
+    assert wait_until_gone(family) == []
 
 
 async def test_disconnects_free_the_engine_in_queue_prefill_and_decode(
@@ -112,7 +111,7 @@ async def test_disconnects_free_the_engine_in_queue_prefill_and_decode(
             await asyncio.gather(queued, whole, return_exceptions=True)
             answer = await stream(server, "kobold", character(9), 10)
             assert answer.text == watermark_text(9, 10)
-        assert server.get("/health")[1]["in_flight"] == 0
+        server.wait_idle()
 
 
 BAD_BODIES: list[tuple[str, object, str]] = [
@@ -153,7 +152,7 @@ def run_serve(*args: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "naiad", "serve", *args],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
         stdin=subprocess.DEVNULL,
     )

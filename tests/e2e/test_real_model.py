@@ -19,6 +19,7 @@ from naiad.engine.base import CoreJob
 from naiad.engine.llama import LlamaBackend, load
 from naiad.ipc.messages import StreamItem
 from naiad.types import SamplingParams
+from patience import PATIENCE_S
 
 pytestmark = [pytest.mark.engine, pytest.mark.model, pytest.mark.soak]
 
@@ -178,7 +179,7 @@ def test_gemma_sliding_window_reuse_is_right(gemma: Path) -> None:
         items: list[StreamItem] = []
         is_due.set()
         while not items or items[-1].finish is None:
-            is_due.wait(60)  # the lane says when it is done
+            is_due.wait(PATIENCE_S)  # the lane says when it is done
             is_due.clear()
             while backend.core.has_work():
                 items += backend.core.step()

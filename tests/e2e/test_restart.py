@@ -18,12 +18,13 @@ from e2e.client import ServerProcess, serving
 from naiad.engine.disk_folder import summaries
 from naiad.testing.exact_models import N_CHARACTERS, character
 from naiad.testing.lookback import lookback_text
+from patience import PATIENCE_S
 
 pytestmark = [pytest.mark.engine, pytest.mark.soak]
 
 N_NEW = 24
-#: Within this time after its last token, a sequence must be on disk.
-WRITTEN_WITHIN_S = 5.0
+#: A sequence is on disk a few seconds after its last token; on a busy machine, this many at most.
+WRITTEN_WITHIN_S = PATIENCE_S
 CANNOT_BE_WRITTEN = "the disk cache cannot be written"
 
 
@@ -68,7 +69,7 @@ def kill_all(server: ServerProcess) -> None:
     worker = server.worker_pid()
     os.kill(server.pid, signal.SIGKILL)
     os.kill(worker, signal.SIGKILL)
-    server.process.wait(30)
+    server.process.wait(PATIENCE_S)
 
 
 def n_blocks_on_disk(root: Path) -> int:
@@ -87,6 +88,7 @@ def wait_until_told(log: Path, words: str) -> None:
     end = time.monotonic() + WRITTEN_WITHIN_S
     while words not in log.read_text() and time.monotonic() < end:
         time.sleep(0.02)  # waits for a line; no answer depends on it
+    assert words in log.read_text()
 
 
 def health_when(server: ServerProcess, is_told: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -264,11 +266,9 @@ def test_a_polite_end_saves_what_is_not_on_disk_yet(
     """SIGTERM at once after the last token: nothing was idle yet, and yet all of it is kept."""
     with serving(tmp_path / "log", *arguments) as server:
         told = first_turns(server, prompts)
-        worker = server.worker_pid()
-        began = time.monotonic()
-        server.stop()
-        assert time.monotonic() - began < 10
-        assert not psutil.pid_exists(worker)
+        worker = psutil.Process(server.worker_pid())
+        assert server.stop() == 0
+        assert not worker.is_running()
     assert n_blocks_on_disk(tmp_path / "cache") == n_blocks_of(told)
 
 

@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from e2e.client import ServerProcess, serving
+from patience import PATIENCE_S
 
 pytestmark = [pytest.mark.engine, pytest.mark.model, pytest.mark.soak]
 
@@ -51,7 +52,7 @@ def test_a_schema_holds_streamed_and_whole(client: openai.OpenAI) -> None:
         "model": "x",
         "messages": MESSAGES,
         "temperature": 2,
-        "max_tokens": 60,
+        "max_tokens": 400,  # enough for any name, however it is spelled
         "seed": 4,
         "response_format": response_format(SCHEMA),
     }
@@ -107,14 +108,14 @@ def test_a_deterministic_request_says_the_same_whatever_else_runs(server: Server
     url = f"{server.url}/v1/completions"
     story = "Once upon a time there was a fisherman who caught a strange fish. " * 12
     body = {"prompt": story, "max_tokens": 40, "temperature": 1.3, "deterministic": True}
-    alone = httpx.post(url, json=body, timeout=120).json()["choices"][0]["text"]
+    alone = httpx.post(url, json=body, timeout=PATIENCE_S).json()["choices"][0]["text"]
     other = {"prompt": story, "max_tokens": 160, "temperature": 1.0, "ignore_eos": True}
     with ThreadPoolExecutor(4) as threads:
-        beside = [threads.submit(httpx.post, url, json=other, timeout=120) for _ in range(3)]
-        again = httpx.post(url, json=body, timeout=120).json()["choices"][0]["text"]
+        beside = [threads.submit(httpx.post, url, json=other, timeout=PATIENCE_S) for _ in range(3)]
+        again = httpx.post(url, json=body, timeout=PATIENCE_S).json()["choices"][0]["text"]
         assert all(one.result().status_code == 200 for one in beside)
     assert again == alone
-    with httpx.stream("POST", url, json={**body, "stream": True}, timeout=120) as streamed:
+    with httpx.stream("POST", url, json={**body, "stream": True}, timeout=PATIENCE_S) as streamed:
         lines = [line.removeprefix("data: ") for line in streamed.iter_lines() if line]
     pieces = [json.loads(line)["choices"][0]["text"] for line in lines if line != "[DONE]"]
     assert "".join(pieces) == alone
@@ -136,11 +137,11 @@ def test_a_schema_that_cannot_be_followed_is_an_error_before_any_header(
 
 def test_a_bomb_harms_nobody(server: ServerProcess) -> None:
     body = {"prompt": "x", "max_tokens": 4, "guided_regex": "((a{1000}){1000}){1000}"}
-    refused = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
+    refused = httpx.post(f"{server.url}/v1/completions", json=body, timeout=PATIENCE_S)
     assert refused.status_code == 400, refused.text
     assert "the grammar" in refused.json()["error"]["message"]
     body["guided_regex"] = "[0-9]{3}"
-    answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).json()
+    answer = httpx.post(f"{server.url}/v1/completions", json=body, timeout=PATIENCE_S).json()
     assert answer["choices"][0]["text"].isdigit()
 
 
@@ -148,13 +149,13 @@ def test_kobold_bans_phrases_and_reads_gbnf(server: ServerProcess) -> None:
     url = f"{server.url}/api/v1/generate"
     body: dict[str, Any] = {"prompt": "Once upon", "max_length": 30, "sampler_seed": 3}
     banned = [" the", "a ", "time"]
-    found = httpx.post(url, json={**body, "banned_strings": banned}, timeout=60).json()
+    found = httpx.post(url, json={**body, "banned_strings": banned}, timeout=PATIENCE_S).json()
     text = found["results"][0]["text"].lower()
     assert text
     assert not [phrase for phrase in banned if phrase in text]
     grammar = 'root ::= "red" | "green"'
-    found = httpx.post(url, json={**body, "grammar": grammar}, timeout=60).json()
+    found = httpx.post(url, json={**body, "grammar": grammar}, timeout=PATIENCE_S).json()
     assert found["results"][0]["text"] in ("red", "green")
-    refused = httpx.post(url, json={**body, "grammar": "root ::= foo"}, timeout=60)
+    refused = httpx.post(url, json={**body, "grammar": "root ::= foo"}, timeout=PATIENCE_S)
     assert refused.status_code == 400, refused.text
     assert "foo" in refused.json()["detail"]["msg"]

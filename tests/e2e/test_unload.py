@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from e2e.client import ServerProcess, descendants, serving
+from patience import PATIENCE_S
 
 pytestmark = [pytest.mark.engine, pytest.mark.model, pytest.mark.soak]
 
@@ -21,7 +22,9 @@ ASK = {"messages": [{"role": "user", "content": "Name a colour."}], "max_tokens"
 @pytest.fixture(scope="module")
 def server(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     log = tmp_path_factory.mktemp("unload") / "server.log"
-    with serving(log, str(starter), "--ctx", "1024", "--no-disk-cache") as running:
+    # A load that takes long must not be told of between signs of life.
+    flags = ("--ctx", "1024", "--no-disk-cache", "--heartbeat-s", "3600")
+    with serving(log, str(starter), *flags) as running:
         yield running
 
 
@@ -30,13 +33,13 @@ def unload(server: ServerProcess) -> None:
     worker = psutil.Process(server.worker_pid())
     status, told = server.post("/api/generate", {"keep_alive": 0})
     assert (status, told["done_reason"]) == (200, "unload")
-    worker.wait(20)
+    worker.wait(PATIENCE_S)
 
 
 def stream(server: ServerProcess, path: str, body: dict[str, Any]) -> list[str]:
     data = json.dumps({**body, "stream": True, "return_progress": True}).encode()
     request = urllib.request.Request(server.url + path, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
         return [line.decode().strip() for line in answer if line.strip()]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from e2e.client import ServerProcess, free_port
+from patience import PATIENCE_S
 from ui.page import Chat
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 ARTEFACTS = Path(__file__).parents[2] / "build" / "browser"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+#: In a container there may be no other sandbox than the container, and little shared memory.
+ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage"]
 DESKTOP = {"viewport": {"width": 1200, "height": 800}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 
@@ -46,7 +49,7 @@ class Server:
 
     def kill(self) -> None:
         self.process.process.kill()
-        self.process.process.wait(30)
+        self.process.process.wait(PATIENCE_S)
 
     def stop(self) -> None:
         self.process.stop()
@@ -62,13 +65,23 @@ class Server:
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     api = pytest.importorskip("playwright.sync_api", reason="no playwright: page not tested")
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
+    found = [*filter(None, map(shutil.which, BROWSERS))]
+    if not found:
         pytest.skip(f"no browser ({', '.join(BROWSERS)}): the page was not tested")
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+        failures = []
+        for path in found:
+            try:
+                browser = playwright.chromium.launch(
+                    executable_path=path, args=ARGUMENTS, timeout=1000 * PATIENCE_S
+                )
+            except api.Error as error:  # a stub that asks to install it, or a library is missing
+                failures.append(f"{path}: {str(error).strip().splitlines()[0]}")
+                continue
+            yield browser
+            browser.close()
+            return
+        pytest.skip(f"no browser starts, so the page was not tested: {'; '.join(failures)}")
 
 
 @pytest.fixture(scope="package")
@@ -131,7 +144,7 @@ def open_chat(
 
     def open_page(url: str, *, beside: Chat | None = None, **options: Any) -> Chat:
         context = beside.page.context if beside else browser.new_context(**(options or DESKTOP))
-        context.set_default_timeout(30_000)
+        context.set_default_timeout(1000 * PATIENCE_S)
         page = context.new_page()
         watcher.watch(page)
         pages.append(page)

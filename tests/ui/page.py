@@ -11,8 +11,8 @@ from naiad.testing.words import expected_text, natural_length
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page, Request
 
-#: A prompt whose answer takes minutes.
-ENDLESS = json.dumps({"script": [["emit", 20_000]]})
+#: A prompt whose answer takes minutes, whatever the server's rate.
+ENDLESS = json.dumps({"script": [["emit", 40], *[["emit", 1], ["pause", 2]] * 150]})
 
 
 def saying(text: str) -> str:
@@ -80,9 +80,13 @@ class Chat:
     def questions(self) -> Locator:
         return self.page.locator(".message.user")
 
-    @property
-    def titles(self) -> list[str]:
-        return self.page.locator(".entry span").all_inner_texts()
+    def wait_for_titles(self, *titles: str) -> None:
+        """Until these are in the list of conversations, in this order, and no others."""
+        self.page.wait_for_function(
+            "titles => JSON.stringify(titles) === JSON.stringify("
+            "[...document.querySelectorAll('.entry span')].map(one => one.innerText))",
+            arg=titles,
+        )
 
     def body_of_next_request(self, text: str) -> dict[str, Any]:
         """Send a message; the body of the chat request that it makes."""

@@ -26,11 +26,10 @@ def test_from_the_first_visit_to_the_first_answer(
     assert 10_000 < sum(sizes) < MAX_TRANSFER
     assert chat.page.evaluate("document.activeElement.id") == "draft"
     assert chat.ask("Hello there") == answer_to("Hello there").strip()
-    stats = chat.answers.last.locator(".stats").inner_text()
-    assert "tokens/s" in stats
-    assert "first word after" in stats
-    assert chat.titles == ["Hello there"]
-    assert " of 8,192 tokens" in chat.page.locator("#meter").inner_text()
+    chat.answers.last.locator(".stats", has_text="tokens/s").wait_for()
+    chat.answers.last.locator(".stats", has_text="first word after").wait_for()
+    chat.wait_for_titles("Hello there")
+    chat.page.locator("#meter", has_text=" of 8,192 tokens").wait_for()
 
 
 def test_a_conversation_goes_on_with_what_was_said(chat: Chat) -> None:
@@ -73,6 +72,8 @@ def test_an_edited_question_is_a_branch_with_its_own_answers(chat: Chat) -> None
     assert chat.settled() == answer_to("second thought").strip()
     assert chat.questions.all_inner_texts()[0].startswith("second thought")
     chat.act("previous", chat.questions.first)
+    chat.answers.nth(1).wait_for()
+    chat.settled()
     assert chat.questions.count() == 2
     assert chat.answers.count() == 2
     assert chat.answers.first.locator(".body").inner_text() == answer_to("first thought").strip()
@@ -112,13 +113,13 @@ def test_messages_are_deleted_from_one_on(chat: Chat) -> None:
     chat.page.click("dialog .bad")
     chat.page.locator(".message.user", has_text="drop me").wait_for(state="detached")
     chat.page.reload()
-    chat.ready()
+    chat.ready().settled()
     assert chat.questions.all_inner_texts()[0].startswith("keep me")
     assert chat.questions.count() == 1
 
 
 def test_reading_the_prompt_is_shown(chat: Chat) -> None:
-    chat.send(json.dumps({"script": [["prefill", 40, 0.1], ["emit", 3]]}))
+    chat.send(json.dumps({"script": [["prefill", 3000, 0.1], ["emit", 3]]}))
     chat.page.locator(".wait", has_text="Reading: ").wait_for()
     assert chat.page.locator(".wait progress").get_attribute("aria-label")
     chat.page.click("#stop")

@@ -79,7 +79,7 @@ def test_everything_can_be_done_from_the_keyboard(chat: Chat) -> None:
 
 def test_screen_readers_are_told_what_happens(chat: Chat) -> None:
     chat.ask("Hello")
-    assert chat.page.locator("#announce").inner_text() == "The answer is finished."
+    chat.page.locator("#announce", has_text="The answer is finished.").wait_for(state="attached")
     unnamed = chat.page.evaluate("""() => [...document.querySelectorAll('button, input, textarea')]
         .filter(one => !(one.ariaLabel || one.innerText.trim() || one.labels?.length))
         .map(one => one.outerHTML)""")
@@ -108,7 +108,9 @@ def test_hostile_words_are_text_wherever_they_appear(chat: Chat) -> None:
     words = "<img src=x onerror=window.hurt=1>"
     chat.ask(words)
     assert chat.questions.last.locator(".body").inner_text() == words
-    assert chat.titles[0].startswith("<img src=x onerror=window.hurt=1")
+    title = chat.page.locator(".entry span", has_text="<img src=x onerror=window.hurt=1")
+    title.wait_for()
+    assert title.inner_text().startswith("<img")
     chat.page.reload()
     chat.ready()
     assert chat.page.evaluate("window.hurt") is None

@@ -1,8 +1,10 @@
 """The process that runs chat templates: `python -m naiad.chat.helper`.
 
 It greets once it is warm, answers jobs on stdin with replies on stdout, one at a time, and leaves
-when stdin ends. The parent kills it when a rendering takes too long; should the parent be gone by
-then, an alarm does. Ctrl-C is the parent's business.
+when stdin ends. A job that uses up its seconds of the processor ends it, since a machine that is
+busy with something else is no fault of a template. The parent kills it when a rendering takes much
+longer than that in all; should the parent be gone by then, an alarm does. Ctrl-C is the parent's
+business.
 """
 
 from __future__ import annotations
@@ -50,7 +52,9 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     while header := source.read(HEADER_BYTES):
         job = unpack(source.read(body_size(header)), Job)
         signal.alarm(_ALARM_S)
+        signal.setitimer(signal.ITIMER_PROF, job.cpu_s)
         reply = answer(job)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
         _send(sink, reply)
 

@@ -13,7 +13,10 @@ _Message = TypeVar("_Message", bound=msgspec.Struct)
 
 
 class Job(msgspec.Struct, frozen=True):
-    """Render these messages; arguments as in chat.template.render."""
+    """Render these messages; arguments as in chat.template.render.
+
+    cpu_s: seconds of the processor after which the helper ends itself, by SIGPROF; 0 for none.
+    """
 
     template: str
     messages: list[dict[str, Any]]
@@ -22,6 +25,7 @@ class Job(msgspec.Struct, frozen=True):
     kwargs: dict[str, Any] = {}
     continue_final: bool = False
     tools: list[dict[str, Any]] | None = None
+    cpu_s: float = 0.0
 
 
 class Reply(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ import click
 
 from naiad.cli.options import json_option, settings_options
 from naiad.cli.progress import mebibytes
-from naiad.cli.running import Running, began, running
+from naiad.cli.running import Running, began, is_same, running
 from naiad.cli.settings import load
 from naiad.errors import NaiadError, NotFound
 
@@ -124,7 +124,7 @@ def end(server: Running, *, force: bool) -> bool:
 
     try:
         process = psutil.Process(server.pid)
-        if process.create_time() != server.began:
+        if not is_same(process.create_time(), server.began):
             return True  # the number belongs to another program by now
         process.kill() if force else process.terminate()
     except psutil.NoSuchProcess:

@@ -16,6 +16,7 @@ import msgspec
 
 #: Names the folder for what naiad remembers between runs: notes of servers, history of chats.
 STATE_ENV = "NAIAD_STATE_DIR"
+_CLOCK_MOVES_S = 60.0  # and no number is given to another process within this time
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +88,7 @@ def running() -> list[Running]:
     found = []
     for path in sorted((state_dir() / "servers").glob("*.json")):
         server = _read(path)
-        if server is not None and began(server.pid) == server.began:
+        if server is not None and is_same(began(server.pid), server.began):
             found.append(server)
         else:
             path.unlink(missing_ok=True)
@@ -103,6 +104,14 @@ def began(pid: int) -> float | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except psutil.Error:
         return None
+
+
+def is_same(one: float | None, other: float) -> bool:
+    """Whether two readings of when a process began are of one process.
+
+    Systems reckon it from the time of their own start, which moves when the clock is set.
+    """
+    return one is not None and abs(one - other) < _CLOCK_MOVES_S
 
 
 def _read(path: Path) -> Running | None:

@@ -45,6 +45,10 @@ class Sought:
     pieces: Pieces
 
 
+def _now() -> float:
+    return time.monotonic()
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """A job, its tokens, and one number: how many of them the pool holds.
@@ -79,7 +83,7 @@ class Sequence:
     fetched: set[object] = field(default_factory=set)
     sought: Sought | None = None
     stop: int = 0
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=_now)
     top: int = 0
     n_moved: int = 0
 

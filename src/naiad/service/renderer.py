@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
@@ -30,6 +32,8 @@ _COMMAND = (sys.executable, "-P", "-m", "naiad.chat.helper")
 _START_TIMEOUT_S = (
     60.0  # a busy machine may take long to start Python; a template gets no such time
 )
+#: A rendering may take this many times its seconds of the processor in all.
+_PATIENCE = 10
 
 
 class _HelperDied(Exception):
@@ -40,7 +44,7 @@ class Renderer:
     """Owner of one helper process; renderings run one after another.
 
     Args:
-        timeout_s: seconds one rendering may take.
+        timeout_s: seconds of the processor that one rendering may take; ten times that in all.
         command: how the helper is started.
     """
 
@@ -69,6 +73,7 @@ class Renderer:
         """
         job = _job(template or self._fallback(model), prompt, model)
         async with self._turn:
+            job = msgspec.structs.replace(job, cpu_s=self._timeout_s)
             reply = await self._answer(pack(job))
             folded = with_system_folded(job.messages)
             if reply.code == InvalidRequest.code and folded is not None:
@@ -106,24 +111,29 @@ class Renderer:
     async def _ask(self, frame: bytes) -> Reply:
         helper = await self._warm_helper()
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(_PATIENCE * self._timeout_s):
                 return await _exchange(helper, frame)
         except TimeoutError:
-            await self._replace()
-            raise InvalidRequest(
-                f"The model's chat template took longer than {self._timeout_s:g} s on these "
-                "messages and was stopped.",
-                param="messages",
-            ) from None
+            await self._give_up(_PATIENCE * self._timeout_s)
+        except _HelperDied:
+            await self._kill()
+            if helper.returncode != -signal.SIGPROF:
+                raise
+            await self._give_up(self._timeout_s)
         except BaseException:
-            # Died, or left in the middle (cancelled): an answer may still be on its way, and it
-            # must never become the next caller's.
+            # Left in the middle (cancelled): an answer may still be on its way, and it must never
+            # become the next caller's.
             await self._kill()
             raise
 
-    async def _replace(self) -> None:
+    async def _give_up(self, seconds: float) -> NoReturn:
         await self._kill()
         await self._warm_helper()
+        raise InvalidRequest(
+            f"The model's chat template took longer than {seconds:g} s on these messages and was "
+            "stopped.",
+            param="messages",
+        ) from None
 
     async def _warm_helper(self) -> Process:
         if self._helper is not None and self._helper.returncode is None:

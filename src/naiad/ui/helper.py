@@ -2,7 +2,7 @@
 
 What is rendered comes out of a model. There are texts that keep a parser or a highlighter busy for
 hours, and Python's regular expressions keep every thread of their process waiting; so they run
-elsewhere, and an alarm ends a job that takes too long. Such a text is shown as it is.
+elsewhere, and a timer ends a job that takes too long. Such a text is shown as it is.
 
 A job is a line of JSON, a list of texts; its reply is a line with a list of HTML.
 """
@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import msgspec
 
-JOB_S = 2.0  # seconds one job may take
+JOB_S = 2.0  # seconds of the processor that one job may take
 _TEXTS = msgspec.json.Decoder(list[str])
 _COMMAND = (sys.executable, "-P", "-m", "naiad.ui.helper")
 
@@ -74,9 +74,9 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
 
     render("*warm* `up`\n```python\nx = 1\n```")
     for line in source:
-        signal.setitimer(signal.ITIMER_REAL, JOB_S)
+        signal.setitimer(signal.ITIMER_PROF, JOB_S)
         html = [render(text) for text in _TEXTS.decode(line)]
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         sink.write(msgspec.json.encode(html) + b"\n")
         sink.flush()
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Mask = npt.NDArray[np.bool_]
 
-#: Seconds in all that the slow steps of one stream may hold everybody else up.
+#: Seconds of the processor in all that the slow steps of one stream may hold everybody else up.
 _PATIENCE_S = 2.0
 _SLOW_S = 0.05
 
@@ -80,9 +80,9 @@ class Follower:
             mask = np.ones(n, np.bool_)
             mask[list(self._vocab.eog)] = False
             return mask
-        began = time.perf_counter()
+        began = time.thread_time()
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
-        self._count(time.perf_counter() - began)
+        self._count(time.thread_time() - began)
         mask = np.unpackbits(bits, count=n, bitorder="little").view(np.bool_)
         if self._may_open:
             mask[self._openers] = True
