@@ -188,6 +188,11 @@ def watermark() -> Path:
 
 
 @pytest.fixture(scope="session")
+def brief() -> Path:
+    return exact_model("brief", _BUILT)
+
+
+@pytest.fixture(scope="session")
 def lookback() -> Path:
     return exact_model("lookback", _BUILT)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from naiad.errors import InvalidRequest
-from naiad.testing import exact_models, lookback, watermark
+from naiad.testing import brief, exact_models, lookback, watermark
 from naiad.testing.exact_models import N_CHARACTERS, character, place, successor, token_id
 
 
@@ -101,6 +101,19 @@ def test_the_right_token_stands_out_whatever_the_last_one_was() -> None:
     expected = characters + (some - characters + 1) % N_CHARACTERS
     assert (np.argmax(logits, axis=0) == expected).all()
     assert (ranked[-1] - ranked[-2]).min() > 20.0
+
+
+def test_the_brief_model_has_one_way_to_its_end_from_anywhere(tmp_path: Path) -> None:
+    reader = gguf.GGUFReader(brief.build_brief(tmp_path / "m.gguf"))
+    tensors = {t.name: t.data for t in reader.tensors}
+    assert reader.fields["llama.attention.key_length"].contents() == 32
+    rows, codes = tensors["output.weight"], tensors["token_embd.weight"]
+    best = np.argmax(rows @ (codes.T * exact_models.N_CHANNELS**0.5), axis=0)
+    first = exact_models.FIRST_CHARACTER
+    ends = [*range(first + 1, first + brief.N_ANSWER), 2]  # 2: </s>
+    assert best[first : first + brief.N_ANSWER].tolist() == ends
+    others = np.delete(best, np.s_[first : first + brief.N_ANSWER])
+    assert (others == first).all()
 
 
 def test_a_model_is_built_once(tmp_path: Path) -> None:

@@ -121,6 +121,10 @@ class TestChecks:
         with pytest.raises(InvalidRequest, match="script"):
             ScriptedBackend(CONFIG).check(encode(prompt), 5)
 
+    def test_a_tool_with_a_parameter_of_that_name_is_no_script(self) -> None:
+        described = '{"type": "object", "properties": {"script": {"type": "string"}}}'
+        assert ScriptedBackend(CONFIG).check(encode(described), 5) == 5
+
     def test_what_it_says_of_itself(self) -> None:
         info = ScriptedBackend(CONFIG).info
         assert (info.name, info.n_vocab, info.engine.n_ctx, info.engine.parallel) == (

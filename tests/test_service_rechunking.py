@@ -125,3 +125,28 @@ def test_any_cutting_says_the_same(runner: asyncio.Runner, asked: Asked, places:
     whole = runner.run(asked.told([]))
     assert runner.run(asked.told(places)) == whole
     assert runner.run(asked.told(list(range(len(asked.said.encode()))))) == whole
+
+
+@pytest.mark.parametrize("kind", [FakeStream, SteppedStream])
+@pytest.mark.parametrize("end", [FinishReason.STOP, FinishReason.LENGTH, None])
+async def test_tokens_beyond_the_one_call_do_not_count(
+    kind: type[FakeStream], end: FinishReason | None
+) -> None:
+    """The engine may be ahead of who reads it, by a token or by all of them."""
+    call = f"<tool_call>\n{CALL}".encode()
+
+    def script(stream: FakeStream) -> None:
+        for byte in call + b"\n</tool_call> and so on":
+            stream.put(bytes([byte]))
+        if end is not None:
+            stream.end(end)
+
+    engine = FakeEngine(script, kind)
+    assert engine.model is not None
+    engine.model = msgspec.structs.replace(engine.model, chat_template="<tool_call>")
+    prompt = ChatPrompt(HI, tools=TOOLS, has_one_call=True)
+    async with make_service(engine).generate(request(prompt=prompt), ALICE) as generation:
+        whole = await generation.whole()
+    assert [one.name for one in whole.tool_calls] == ["add"]
+    assert whole.finished.reason is FinishReason.STOP
+    assert whole.finished.usage.completion_tokens == len(call)

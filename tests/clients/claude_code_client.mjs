@@ -35,6 +35,7 @@ async function counters() {
 // A model that does not know when to end is cut off, which Claude Code calls an error of its own.
 const isFine = (told) => !told.is_error || /output token maximum/.test(told.result);
 
+const before = await counters();
 const first = await turn("-p", "Say hi.");
 assert.ok(isFine(first), JSON.stringify(first));
 const between = await counters();
@@ -45,10 +46,13 @@ const after = await counters();
 const failures = readFileSync(log, "utf8").split("\n").filter((line) =>
   /API error|Streaming idle|falling back|Error in API request|Error streaming/.test(line));
 assert.deepEqual(failures, []);
+const requests = (end) => `naiad_requests_total{outcome="${end}"}`;
 for (const end of ["failed", "cancelled"]) {
-  assert.equal(after(`naiad_requests_total{outcome="${end}"}`), 0, `requests ${end}`);
+  assert.equal(after(requests(end)), before(requests(end)), `requests ${end}`);
 }
-const cached = "naiad_prompt_tokens_cached_total";
-const reused = after(cached) - between(cached);
-const length = between("llamacpp:prompt_tokens_total");
+const length = between("llamacpp:prompt_tokens_total") - before("llamacpp:prompt_tokens_total");
+const reused = after("naiad_prompt_tokens_cached_total") - between("naiad_prompt_tokens_cached_total");
 assert.ok(reused > 0.9 * length, `the second turn reused ${reused} of some ${length} tokens`);
+assert.equal(second.usage.cache_read_input_tokens, reused);
+console.log(`${after(requests("completed")) - before(requests("completed"))} requests; ` +
+  `the second turn reused ${reused} tokens of its ${reused + second.usage.input_tokens}`);

@@ -104,6 +104,11 @@ class Channels:
         return self._output.n_calls
 
     @property
+    def has_limit(self) -> bool:
+        """True when a call may end the answer."""
+        return self._output.has_limit
+
+    @property
     def is_over(self) -> bool:
         """True when as many calls are complete as are wanted."""
         return self._output.is_full

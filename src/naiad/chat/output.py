@@ -58,6 +58,11 @@ class Output:
         self._is_open = False
         self._id = self._name = ""
 
+    @property
+    def has_limit(self) -> bool:
+        """True when calls are counted."""
+        return self._max_calls is not None
+
     def take(self) -> list[CallEvent]:
         """The events since the last time."""
         events, self._events = self._events, []

@@ -65,6 +65,7 @@ class Generation:
         "_settled",
         "_stream",
         "_text",
+        "_untaken",
         "finished",
         "started",
     )
@@ -97,6 +98,7 @@ class Generation:
         self._logprobs: tuple[TokenLogprob, ...] = ()  # of the text that was just released
         self._n_unstopped = n_unstopped
         self._settled: deque[CallEvent] = deque()  # events of the channels, not yet handed out
+        self._untaken: deque[TokenBatch] = deque()  # of a batch that is taken token by token
         self._entry = entry
         self._place = place
         self._prompt_ids = prompt_ids  # None: nobody wants to know the tokens
@@ -120,7 +122,7 @@ class Generation:
         while self._end is None:
             if self._is_over:
                 raise StopAsyncIteration
-            batch = await self._stream.get()
+            batch = await self._next_batch()
             if batch.progress is not None:
                 return self._progressed(batch.progress)
             text = self._take(batch)
@@ -183,6 +185,17 @@ class Generation:
 
     def _stop(self) -> None:
         self._abort(self._stream.uid)
+
+    async def _next_batch(self) -> TokenBatch:
+        """What the engine brought; token by token where a call may end the answer, so that what
+        came behind the call's end is neither counted nor told, however tokens came.
+        """
+        if not self._untaken:
+            batch = await self._stream.get()
+            if self._channels is None or not self._channels.has_limit or not batch.sizes:
+                return batch
+            self._untaken.extend(_one_by_one(batch))
+        return self._untaken.popleft()
 
     def _progressed(self, told: Progress) -> Progress:
         """What the engine told, with the times that only the front knows."""
@@ -289,7 +302,7 @@ class Generation:
         return bool(self._settled)
 
     def _finish_with_call(self) -> None:
-        """The answer ends with its call, whatever else came in the batch that completed it."""
+        """The answer ends with its call, whatever the engine has made beyond it."""
         if self._end is None:
             self._stop()
             self._finish(FinishReason.STOP)
@@ -332,6 +345,22 @@ def _pieces(batch: TokenBatch, *, apart: bool) -> Iterator[tuple[int, bytes]]:
         yield 1, batch.data[at : at + size]
         at += size
     yield len(batch.tokens) - len(sizes), batch.data[at:]
+
+
+def _one_by_one(batch: TokenBatch) -> Iterator[TokenBatch]:
+    """A batch for each token that has a size; the last has the rest and the end."""
+    at, last = 0, len(batch.sizes) - 1
+    for place, size in enumerate(batch.sizes[:-1]):
+        tokens, told = batch.tokens[place : place + 1], batch.logprobs[place : place + 1]
+        yield TokenBatch(tokens, batch.data[at : at + size], batch.n_cached, logprobs=told)
+        at += size
+    yield msgspec.structs.replace(
+        batch,
+        tokens=batch.tokens[last:],
+        data=batch.data[at:],
+        logprobs=batch.logprobs[last:],
+        sizes=batch.sizes[last:],
+    )
 
 
 def _add_to(calls: list[ToolCall], piece: ToolCallDelta) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,8 @@ Piece = tuple[list[int], bytes]
 Moment = Piece | float
 #: [[verb, argument, ...], ...]
 Script = list[Annotated[list[Any], msgspec.Meta(min_length=1)]]
+#: An object behind the name is no script: agents describe tools that have such a parameter.
+_SCRIPT = re.compile(rb'\{"script"(?!\s*:\s*\{)')
 
 
 class Wire:
@@ -230,11 +233,11 @@ def script_of(prompt: Sequence[int]) -> Script | None:
 
 def script_in(data: bytes) -> Script | None:
     """The script within a text, wherever a template has put it. Raises InvalidRequest."""
-    start = data.find(b'{"script"')
-    if start < 0:
+    start = _SCRIPT.search(data)
+    if start is None:
         return None
     try:
-        found, _ = json.JSONDecoder().raw_decode(data[start:].decode(errors="replace"))
+        found, _ = json.JSONDecoder().raw_decode(data[start.start() :].decode(errors="replace"))
         return msgspec.convert(found["script"], Script)
     except ValueError as error:
         raise InvalidRequest(f"the script cannot be read: {error}") from None

@@ -10,6 +10,8 @@ tokeniser needs no merges, and every token is three bytes long on the wire.
   by attention. A wrong, missing, shifted or foreign cell of the KV cache shows as a wrong token.
 - `hybrid` and `recurrent` (recurrent.py): a recurrent state besides attention, or nothing else, so
   their past cannot be cut. A wrong state shows like a wrong cell.
+- `brief` (brief.py): a short answer that ends by itself, the same to every chat, and cheap also
+  after a very long prompt, for programs that want to talk.
 
 Building needs the `gguf` package, which is a development dependency.
 """
@@ -44,6 +46,8 @@ N_CTX = 32768
 RIGHT_LOGIT = 40.0
 _FIRST_CODE_POINT = 0x4E00
 _TYPE_NORMAL, _TYPE_UNKNOWN, _TYPE_CONTROL, _TYPE_BYTE = 1, 2, 3, 6
+#: Nothing but the texts, so that a test says what the prompt is.
+TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 #: Part of the cached file's name: raise it when a builder's output changes.
 _FORMAT = 2
 
@@ -95,7 +99,10 @@ def successor_rows(codes: Matrix) -> Matrix:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weights:
-    """The matrices in which the two models differ; the rest is fixed by `write_model`."""
+    """The matrices in which the models differ; the rest is fixed by `write_model`.
+
+    n_heads: of the attention; query, key and value have as many rows as all heads together.
+    """
 
     embedding: Matrix
     output: Matrix
@@ -103,9 +110,20 @@ class Weights:
     key: Matrix
     value: Matrix
     attention_output: Matrix
+    n_heads: int = N_HEADS
+
+    @property
+    def head_size(self) -> int:
+        return len(self.query) // self.n_heads
 
 
-def write_model(path: Path, name: str, weights: Weights, rope_base: float = 10000.0) -> None:
+def write_model(
+    path: Path,
+    name: str,
+    weights: Weights,
+    rope_base: float = 10000.0,
+    template: str = TEMPLATE,
+) -> None:
     """Write a one-layer llama model without feed-forward effect. The same input, the same bytes.
 
     The file appears under its name only when it is complete.
@@ -114,7 +132,8 @@ def write_model(path: Path, name: str, weights: Weights, rope_base: float = 1000
 
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     writer = gguf.GGUFWriter(str(part), "llama")
-    _describe(writer, name, rope_base)
+    _describe(writer, name, rope_base, weights)
+    writer.add_chat_template(template)
     add_vocabulary(writer)
     for tensor, matrix in _tensors(weights).items():
         writer.add_tensor(f"{tensor}.weight", matrix)
@@ -125,20 +144,22 @@ def write_model(path: Path, name: str, weights: Weights, rope_base: float = 1000
     part.replace(path)
 
 
-def _describe(writer: GGUFWriter, name: str, rope_base: float) -> None:
+def _describe(writer: GGUFWriter, name: str, rope_base: float, weights: Weights) -> None:
     writer.add_name(name)
     writer.add_context_length(N_CTX)
     writer.add_embedding_length(N_CHANNELS)
     writer.add_block_count(1)
     writer.add_feed_forward_length(N_CHANNELS)
-    writer.add_head_count(N_HEADS)
-    writer.add_head_count_kv(N_HEADS)
+    writer.add_head_count(weights.n_heads)
+    writer.add_head_count_kv(weights.n_heads)
+    if weights.head_size * weights.n_heads != N_CHANNELS:
+        writer.add_key_length(weights.head_size)
+        writer.add_value_length(weights.head_size)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(HEAD_SIZE)
+    writer.add_rope_dimension_count(weights.head_size)
     writer.add_rope_freq_base(rope_base)
     writer.add_vocab_size(N_VOCAB)
     writer.add_file_type(0)
-    writer.add_chat_template("{% for m in messages %}{{ m['content'] }}{% endfor %}")
 
 
 def add_vocabulary(writer: GGUFWriter) -> None:
@@ -183,12 +204,13 @@ def exact_model(name: str, directory: Path) -> Path:
     """The path of an exact model in `directory`, built on first use.
 
     Args:
-        name: "watermark", "hybrid", "recurrent", "lookback" (40 places back) or "lookback-K", K
-            from 1 to 2000.
+        name: "watermark", "brief", "hybrid", "recurrent", "lookback" (40 places back) or
+            "lookback-K", K from 1 to 2000.
 
     Raises:
         InvalidRequest: there is no model of that name.
     """
+    from naiad.testing.brief import build_brief
     from naiad.testing.lookback import build_lookback
     from naiad.testing.recurrent import build_hybrid, build_recurrent
     from naiad.testing.watermark import build_watermark
@@ -197,12 +219,14 @@ def exact_model(name: str, directory: Path) -> Path:
     path = directory / f"{name}.v{_FORMAT}.gguf"
     fixed = {
         "watermark": build_watermark,
+        "brief": build_brief,
         "hybrid": build_hybrid,
         "recurrent": build_recurrent,
     }
     if name not in fixed and (kind != "lookback" or (back and not back.isdecimal())):
         raise InvalidRequest(
-            f"no exact model is named {name!r}: watermark, hybrid, recurrent, lookback, lookback-K"
+            f"no exact model is named {name!r}: "
+            "watermark, brief, hybrid, recurrent, lookback, lookback-K"
         )
     if path.exists():
         return path
