@@ -90,6 +90,13 @@ function show(element, html) {
     frame.append(table);
   }
   for (const link of element.querySelectorAll("a[href]")) tellTarget(link);
+  const formulas = element.querySelectorAll(".formula");
+  if (formulas.length) requestAnimationFrame(() => formulas.forEach(reachWide));
+}
+
+/** A formula wider than the page scrolls by itself, with the keyboard too. @param {any} formula */
+function reachWide(formula) {
+  if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0;
 }
 
 /** Code gets a bar with its language and a copy button. @param {HTMLElement} pre */
