@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -180,7 +181,7 @@ def test_show_tells_what_the_file_says(folder: Path, capsys: Output) -> None:
     assert (facts["architecture"], facts["n_ctx_train"]) == ("llama", 2048)
     assert (facts["quantisation"], facts["file_type"], facts["n_params"]) == ("Q8_0", 7, 128)
     assert run(["show", "tiny"]) == 0
-    assert "quantisation:       Q8_0" in capsys.readouterr().out
+    assert "quantisation    Q8_0" in capsys.readouterr().out
 
 
 def test_show_tells_what_is_wrong_with_a_file(folder: Path, capsys: Output) -> None:
@@ -192,6 +193,40 @@ def test_show_tells_what_is_wrong_with_a_file(folder: Path, capsys: Output) -> N
         facts = json.loads(out)
         assert facts["is_gguf"] is is_gguf
         assert facts["problem"] in err
+
+
+def test_what_the_system_refuses_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NAIAD_MODELS_DIR", str(tmp_path / "file" / "models"))
+    assert run(["pull", "starter", "--quiet"]) == 1
+    told = capsys.readouterr().err
+    assert told == f"naiad: {tmp_path / 'file' / 'models'} cannot be used: Not a directory.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--temperature", "hot"], "'hot' is not a valid number"),
+        (["--server", "http://127.0.0.1:999999"], "must begin with http://"),
+        (["--server", "nonsense"], "must begin with http://"),
+        (["--server", "http://127.0.0.1:1"], "does not answer"),
+    ],
+)
+def test_mistakes_of_run_are_told(
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    assert run(["run", *arguments, "Hi there"]) in {1, 2}
+    assert words in capsys.readouterr().err
+
+
+def test_a_conversation_that_is_not_there(tmp_path: Path, capsys: Output) -> None:
+    assert run(["chat", "--load", str(tmp_path / "none.json")]) == 1
+    assert capsys.readouterr().err.endswith(
+        "none.json cannot be read: No such file or directory.\n"
+    )
 
 
 def test_rm_asks_first_and_deletes_only_from_the_folder(

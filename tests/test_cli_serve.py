@@ -262,6 +262,28 @@ def test_the_welcome_shows_a_new_key_and_its_link_and_a_given_key_never() -> Non
     assert "No key is asked for" in none
 
 
+def test_the_welcome_calls_the_program_as_the_shell_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / ".venv" / "bin" / "naiad"
+    program.parent.mkdir(parents=True)
+    program.touch(mode=0o755)
+    monkeypatch.setattr(sys, "argv", [str(program)])
+    monkeypatch.setenv("PATH", "")
+
+    def told() -> str:
+        return "\n".join(welcome(INFO, "http://h:1", Config(), None))
+
+    monkeypatch.chdir(tmp_path)
+    assert " .venv/bin/naiad chat" in told()
+    monkeypatch.chdir(program.parent)
+    assert " naiad chat" in told()
+    monkeypatch.chdir("/")
+    assert f" {program.relative_to('/')} chat" in told()
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert " naiad chat" in told()
+
+
 def test_the_welcome_says_how_long_the_load_took() -> None:
     text = "\n".join(welcome(INFO, "http://h:1", Config(), None, load_s=1.26))
     assert "2.0 MiB, loaded in 1.3 s" in text

@@ -142,7 +142,7 @@ def test_the_place_in_the_queue_is_shown(
 def test_reasoning_is_folded(chat: Chat) -> None:
     assert chat.ask(saying("<think>let me see</think>\n\nIt is **so**.")) == "It is so."
     thoughts = chat.page.locator(".thoughts")
-    assert thoughts.locator("summary").inner_text() == "Thought in 3 words"
+    assert thoughts.locator("summary").inner_text() == "Reasoning, 3 words"
     assert not thoughts.locator("div").is_visible()
     thoughts.locator("summary").click()
     assert thoughts.locator("div").inner_text() == "let me see"
@@ -160,9 +160,9 @@ def test_reasoning_and_tool_calls_of_the_server_are_shown(chat: Chat) -> None:
         delta("tool_calls"),
     )
     chat.ask("Weather?")
-    assert "weather" in chat.page.locator(".tool summary").inner_text()
-    assert json.loads(chat.page.locator(".tool pre").inner_text()) == {"city": "Oslo"}
-    assert chat.page.locator(".thoughts summary").inner_text() == "Thought in 4 words"
+    assert "weather" in chat.page.locator(".call summary").inner_text()
+    assert json.loads(chat.page.locator(".call pre").inner_text()) == {"city": "Oslo"}
+    assert chat.page.locator(".thoughts summary").inner_text() == "Reasoning, 4 words"
     chat.page.unroute("**/v1/chat/completions")
     chat.page.click("[data-act=tool-result]")
     chat.page.fill("dialog textarea", "4 degrees")
@@ -281,3 +281,49 @@ def test_titles_and_deleting_are_in_reach_of_a_finger(
     chat.page.fill("dialog input", "renamed")
     chat.page.tap("dialog .main")
     chat.page.locator(".entry", has_text="renamed").wait_for()
+
+
+def test_formulas_are_laid_out(chat: Chat) -> None:
+    chat.ask(saying("So \\(x^2\\), \\[y_1 = \\frac{1}{2}\\] and $5 or $10, but \\(\\frac{1\\)."))
+    body = chat.answers.last.locator(".body")
+    body.locator("math msup").wait_for()
+    assert body.locator(".formula math[display=block] mfrac").count() == 1
+    assert body.locator("code.tex").inner_text() == r"\(\frac{1\)"
+    assert "$5 or $10" in body.inner_text()
+
+
+def test_a_list_is_one_while_it_is_written(
+    start_server: Callable[..., Server], open_chat: Callable[..., Chat]
+) -> None:
+    chat = open_chat(start_server(rate="40").url)
+    chat.send(saying("- **one**\n- two\n- three\n" + "- and so on\n" * 60))
+    item = chat.page.locator(".message.streaming .body li", has_text="one")
+    item.locator("strong").wait_for()
+    chat.page.locator(".message.streaming .body li", has_text="three").wait_for()
+    chat.page.click("#stop")
+    assert chat.settled().startswith("one\ntwo\nthree")
+
+
+def test_an_answer_that_failed_is_tried_again_in_its_place(chat: Chat, watcher: Any) -> None:
+    watcher.forgiven = ["status of 503"]
+    told = json.dumps({"error": {"message": "too many requests wait"}})
+    chat.page.route("**/v1/chat/completions", lambda route: route.fulfill(status=503, body=told))
+    chat.send("Hello")
+    chat.wait_for_note("Too many requests wait.")
+    chat.page.unroute("**/v1/chat/completions")
+    chat.page.get_by_role("button", name="Try again").click()
+    assert chat.settled() == answer_to("Hello").strip()
+    assert chat.answers.count() == 1
+    assert chat.page.locator(".branches").count() == 0
+
+
+def test_what_is_edited_stays_in_sight(chat: Chat) -> None:
+    chat.ask(saying("A long answer.\n\n" * 60))
+    chat.act("edit")
+    area = chat.page.locator(".editing textarea")
+    area.wait_for()
+    chat.page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+    top = chat.page.locator("#thread").bounding_box()
+    box = area.bounding_box()
+    assert top and box
+    assert box["y"] < top["y"] + top["height"] and box["y"] + box["height"] > top["y"]

@@ -177,6 +177,8 @@ def test_form_settings_are_sent_and_checked(chat: Chat) -> None:
     chat.page.fill("#set-schema", '{"type": "object"')
     chat.send("Hello")
     chat.wait_for_note("The JSON schema in the settings is no valid JSON")
+    chat.page.get_by_text("This is no valid JSON: ").wait_for()
+    assert "changed" in str(chat.page.get_attribute("#open-settings", "class"))
     chat.page.fill("#set-schema", '{"type": "object"}')
     chat.page.fill("#set-grammar", 'root ::= "yes"')
     chat.page.fill("#set-tools", '[{"type": "function", "function": {"name": "f"}}]')

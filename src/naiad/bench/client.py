@@ -148,4 +148,4 @@ class Client:
         except TimeoutError:
             exchange.fail(Outcome.TIMEOUT, f"no connection within {where.timeout_s:g} s")
         except OSError as error:
-            exchange.fail(Outcome.UNREACHABLE, f"cannot connect: {error}")
+            exchange.fail(Outcome.UNREACHABLE, f"cannot connect: {error.strerror or error}")

@@ -77,7 +77,7 @@ class LazyGroup(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.version_option(__version__, prog_name="naiad")
+@click.version_option(__version__, prog_name="naiad", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """A local LLM server whose streams cannot be wrong.
@@ -115,3 +115,12 @@ def run(arguments: Sequence[str]) -> int:
         # The reader (`| head`) has gone; Python must not complain when it flushes at exit.
         sys.stdout = sys.stderr
         return EXIT_ERROR
+    except OSError as error:
+        click.echo(f"naiad: {_refused(error)}", err=True)
+        return EXIT_ERROR
+
+
+def _refused(error: OSError) -> str:
+    """A full disk, a folder that may not be written: the system's own words say which and why."""
+    why = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename} cannot be used: {why}." if error.filename else f"{why}."

@@ -23,6 +23,15 @@ from naiad.models.catalogue import models_dir as folder_of
 from naiad.models.places import hub_cache
 from naiad.models.sources import SOURCES
 
+#: What `show` tells of a model that is whole, and how a person calls it.
+LABELS = {
+    "name": "model", "path": "file", "size_bytes": "size", "title": "title",
+    "architecture": "architecture", "n_params": "parameters", "quantisation": "quantisation",
+    "n_ctx_train": "context", "has_chat_template": "chat template", "license": "licence",
+    "gguf_version": "GGUF version", "n_tensors": "tensors", "memory_bytes": "memory",
+    "ctx": "  for context", "kv_type": "  KV cache", "kv_bytes_per_token": "  bytes a token",
+}  # fmt: skip
+
 
 @click.command()
 @click.argument("name")
@@ -122,8 +131,9 @@ def show(name: str, as_json: bool, config: str | None, **flags: Any) -> None:
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:
-        for key, value in facts.items():
-            click.echo(f"{key + ':':<20}{_for_people(key, value)}")
+        for key, label in LABELS.items():
+            if key in facts:
+                click.echo(f"{label:<16}{_for_people(key, facts[key])}")
     if problem is not None:
         raise problem
 

@@ -108,7 +108,7 @@ def choose(servers: list[Running], which: tuple[str, ...], *, is_all: bool) -> l
 def _named(servers: list[Running], word: str) -> list[Running]:
     found = [server for server in servers if word.lower() in _names(server)]
     if not found:
-        told = ", ".join(f"{server.pid} ({server.name})" for server in servers)
+        told = ", ".join(f"{server.name} at {server.url}" for server in servers)
         raise NotFound(f"No server is called {word!r}; there is: {told}.")
     return found
 

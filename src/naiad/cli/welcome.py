@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 import socket
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import click
@@ -128,12 +131,21 @@ def _addresses(url: str, new_key: str | None) -> list[str]:
     """Where each kind of client finds the server."""
     return [
         f"  In a browser                  {url}/{f'#key={new_key}' if new_key else ''}",
-        "  At another terminal           naiad chat",
+        f"  At another terminal           {_program()} chat",
         f"  OpenAI clients                base URL {url}/v1",
         f"  SillyTavern, KoboldAI clients API URL  {url}",
         f"  Ollama clients                OLLAMA_HOST={url}",
         f"  Anthropic clients             ANTHROPIC_BASE_URL={url}",
     ]
+
+
+def _program() -> str:
+    """`naiad` where the shell finds it; else as it lies here, such as `.venv/bin/naiad`."""
+    called = Path(sys.argv[0])
+    if shutil.which("naiad") or called.name != "naiad":
+        return "naiad"
+    near = os.path.relpath(called)
+    return str(called) if near.startswith("..") else near
 
 
 def _to_paste(url: str, *, has_key: bool) -> list[str]:

@@ -46,7 +46,9 @@ def bind(host: str, port: int) -> socket.socket:
         )[0]
     except socket.gaierror as error:
         raise ConfigError(
-            f"The host {host!r} is unknown: {error.strerror}.", param="host"
+            f"The host {host!r} is unknown ({error.strerror}); 127.0.0.1 is this machine alone, "
+            "0.0.0.0 every address it has.",
+            param="host",
         ) from error
     sock = socket.socket(family, kind, proto)
     try:

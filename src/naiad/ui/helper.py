@@ -72,7 +72,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     """Answer jobs until the source ends."""
     from naiad.ui.markdown import render
 
-    render("*warm* `up`\n```python\nx = 1\n```")
+    render("*warm* `up` $x^2$\n```python\nx = 1\n```")
     for line in source:
         signal.setitimer(signal.ITIMER_PROF, JOB_S)
         html = [render(text) for text in _TEXTS.decode(line)]

@@ -3,7 +3,7 @@
 Two walls stand between a model's words and the page. The parser takes no HTML, so tags are text to
 it and what it writes holds nothing but its own elements; then nh3 lets pass only those elements,
 and classes only as the highlighter spells them. Images are links: fetching one would tell whoever
-keeps it that, and what, the user reads.
+keeps it that, and what, the user reads. Formulas become MathML, of which the same is true.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from pygments.lexer import Lexer
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
+from naiad.ui import mathml
+from naiad.ui.formulas import formulas
+
 #: Longer code is shown without colours: what highlighting tells is not worth the time it takes.
 MAX_HIGHLIGHTED_CHARS = 50_000
 _MAX_LANGUAGE_CHARS = 24
@@ -40,8 +43,11 @@ _ATTRIBUTES = {
     "span": {"class"},
     "td": {"class"},
     "th": {"class"},
+    **{tag: set(mathml.ATTRIBUTES) for tag in mathml.TAGS},
 }
-_CLASS = re.compile(r"task|t-[a-z0-9]{1,4}|lang-[a-z0-9+#.-]{1,24}|a-(left|center|right)")
+_CLASS = re.compile(
+    r"task|tex|formula|t-[a-z0-9]{1,4}|lang-[a-z0-9+#.-]{1,24}|a-(left|center|right)"
+)
 _TASK = re.compile(r"\[([ xX])\]\s+")
 _LANGUAGE = re.compile(r"[a-z0-9+#.-]+")
 
@@ -54,7 +60,7 @@ def render(text: str) -> str:
 def _clean(html: str) -> str:
     return nh3.clean(
         html,
-        tags=set(_TAGS),
+        tags=set(_TAGS | mathml.TAGS),
         attributes=_ATTRIBUTES,
         attribute_filter=_keep,
         url_schemes={"http", "https", "mailto"},
@@ -63,7 +69,9 @@ def _clean(html: str) -> str:
     )
 
 
-def _keep(_tag: str, name: str, value: str) -> str | None:
+def _keep(tag: str, name: str, value: str) -> str | None:
+    if tag in mathml.TAGS:
+        return value if mathml.allowed(name, value) else None
     if name != "class":
         return value
     return " ".join(one for one in value.split() if _CLASS.fullmatch(one)) or None
@@ -75,6 +83,7 @@ def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", options).enable(["table", "strikethrough"]).disable("image")
     # Before escapes become text like any other: "\[ ]" is no box.
     parser.core.ruler.before("text_join", "tasks", _mark_tasks)
+    formulas(parser)
     parser.add_render_rule("fence", _fence)
     parser.add_render_rule("th_open", _cell)
     parser.add_render_rule("td_open", _cell)

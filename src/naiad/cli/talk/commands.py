@@ -41,15 +41,21 @@ OF_REQUEST = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed")
 COMPLETION = "/v1/completions"
 
 
+class Number(click.FloatRange):
+    """A number from a range, called that in complaints."""
+
+    name = "number"
+
+
 def talk_options(command: F) -> F:
     """What `run` and `chat` have in common."""
     options = [
         click.option("--system", metavar="TEXT", help="System text, said before everything."),
         click.option("--max-tokens", type=click.IntRange(1), help="Longest answer, tokens."),
-        click.option("--temperature", type=click.FloatRange(0), help="How free the choice is."),
-        click.option("--top-p", type=click.FloatRange(0, 1), help="Likeliest tokens that make P."),
+        click.option("--temperature", type=Number(0), help="How free the choice is."),
+        click.option("--top-p", type=Number(0, 1), help="Likeliest tokens that make P."),
         click.option("--top-k", type=click.IntRange(0), help="Only the K likeliest tokens."),
-        click.option("--min-p", type=click.FloatRange(0, 1), help="At least P of the likeliest."),
+        click.option("--min-p", type=Number(0, 1), help="At least P of the likeliest."),
         click.option("--seed", type=click.IntRange(0), help="The same seed, the same answer."),
         click.option("--set", "more", multiple=True, metavar="NAME=VALUE", help="Any other field."),
         click.option("--new", "is_new", is_flag=True, help="Start an engine even if one runs."),

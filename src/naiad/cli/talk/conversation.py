@@ -66,7 +66,9 @@ def load(path: Path) -> Conversation:
         if not all(isinstance(v, str) for message in messages for v in message.values()):
             raise ValueError("turns must be texts")
         return Conversation(str(told.get("system", "")), dict(told.get("options", {})), messages)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
+    except (ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"{path} is no conversation that can be read: {error}") from None
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from naiad.errors import ConfigError, EngineUnavailable, NaiadError, NotFound, Unauthorized
 
@@ -112,11 +112,14 @@ class Api:
 
     def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
         parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"{self.url!r} is no address of a server; it must begin with http://")
+        port = _port(parts)
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+            raise ConfigError(
+                f"{self.url!r} is no address of a server; it must begin with http://, as http://127.0.0.1:5001"
+            )
         if parts.scheme == "https":
-            return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout_s)
-        return http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
+            return http.client.HTTPSConnection(parts.hostname, port, timeout=timeout_s)
+        return http.client.HTTPConnection(parts.hostname, port, timeout=timeout_s)
 
     def _headers(self) -> dict[str, str]:
         key = {"Authorization": f"Bearer {self.key}"} if self.key else {}
@@ -124,7 +127,17 @@ class Api:
 
     def _lost(self, error: Exception) -> ServerLost:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return ServerLost(f"The server at {self.url} does not answer: {why}.")
+        return ServerLost(
+            f"The server at {self.url} does not answer: {why}. (Those that run: naiad ps)"
+        )
+
+
+def _port(parts: SplitResult) -> int | None:
+    """None for the scheme's own; 0 when it is no port at all."""
+    try:
+        return parts.port
+    except ValueError:
+        return 0
 
 
 def refusal(status: int, body: bytes) -> NaiadError:

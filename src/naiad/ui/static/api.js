@@ -2,11 +2,11 @@
 
 /** A failure told in plain words. */
 export class ApiError extends Error {
-  /** @param {string} message @param {number} status 0: the server was not reached @param {number} [retryAfter] */
-  constructor(message, status, retryAfter) {
+  /** @param {string} message @param {number} status 0: the server was not reached @param {string} [code] */
+  constructor(message, status, code) {
     super(message);
     this.status = status;
-    this.retryAfter = retryAfter;
+    this.code = code;
   }
 }
 
@@ -56,8 +56,7 @@ export async function call(path, body, signal) {
   if (response.ok) return response;
   const told = await response.json().catch(() => ({}));
   const message = told?.error?.message ?? `The server answered ${response.status}.`;
-  const wait = Number(response.headers.get("retry-after")) || undefined;
-  throw new ApiError(message, response.status, wait);
+  throw new ApiError(message, response.status, told?.error?.code);
 }
 
 /** @param {string} path @param {any} [body] @returns {Promise<any>} */

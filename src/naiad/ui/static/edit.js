@@ -44,5 +44,6 @@ export function editMessage(element, message, done) {
   element.classList.add("editing");
   element.append(box);
   fit();
-  area.focus();
+  area.focus({ preventScroll: true });
+  box.scrollIntoView({ block: "nearest" });
 }

@@ -6,6 +6,7 @@ import { append, saveInfo, saveMessage, writing } from "./library.js";
 import { chatBody } from "./request.js";
 import { chatEvents, mergeToolCalls, partsOf } from "./stream.js";
 import { tabId } from "./tabs.js";
+import { asSentence } from "./text.js";
 
 const SAVE_MS = 400;
 
@@ -120,7 +121,7 @@ class Run {
     }
     const isLost = error.status === 0 && this.nPieces > 0;
     message.state = isLost ? "lost" : "error";
-    message.error = error.message;
+    message.error = [asSentence(error.message), ADVICE[error.code]].filter(Boolean).join(" ");
     emit("trouble", error);
   }
 }
@@ -169,6 +170,11 @@ function aboutTokens(path) {
   }
   return Math.ceil(nChars / 4);
 }
+
+/** What one can do about what the server refuses. */
+const ADVICE = {
+  context_length_exceeded: "Begin a new conversation, or delete what is no longer needed of this one.",
+};
 
 const ENDINGS = {
   done: "The answer is finished.",

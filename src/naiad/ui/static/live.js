@@ -1,9 +1,14 @@
-// The body of an answer while it is written. Finished blocks are rendered once; only the unfinished
-// rest changes, once per frame at most, so its cost does not grow with the answer.
+// The body of an answer while it is written. Finished blocks are rendered once; of the unfinished rest
+// the whole lines are, now and then, so that a list or a table is one from its first lines on, and what
+// comes after them is plain text. Its cost does not grow with the answer.
 
 import { h } from "./dom.js";
-import { showMarkdown } from "./markdown.js";
+import { renderOnce, showRendered, showMarkdown } from "./markdown.js";
 import { tailOf, takeBlocks } from "./text.js";
+
+/** Between two renderings of lines that may still change, and how many characters these may have. */
+const PAUSE_MS = 150;
+const MOST_CHARS = 20_000;
 
 export class LiveBody {
   /** @param {HTMLElement} element */
@@ -11,10 +16,13 @@ export class LiveBody {
     this.element = element;
     this.settled = 0;
     this.text = "";
+    this.lines = h("div", { class: "block lines" });
+    this.nLines = 0; // characters of the rest that these show
+    this.isAsking = false;
     this.before = h("p", { class: "plain tail", hidden: true });
     this.tail = h("p", { class: "plain tail" });
     this.code = h("pre", { class: "tail", hidden: true }, h("code"));
-    element.replaceChildren(this.before, this.code, this.tail);
+    element.replaceChildren(this.lines, this.before, this.code, this.tail);
     element.classList.add("live");
     this.frame = 0;
   }
@@ -31,16 +39,45 @@ export class LiveBody {
     const { blocks, next } = takeBlocks(this.text, this.settled);
     for (const block of blocks) {
       const element = h("div", { class: "block" });
-      this.before.before(element);
+      if (this.nLines) this.settleLines(element, block);
+      this.lines.before(element);
       showMarkdown(element, block);
     }
     this.settled = next;
     const { isCode, text, before } = tailOf(this.text.slice(next));
-    setText(this.before, isCode ? before.trimEnd() : "");
-    setText(this.tail, isCode ? "" : text.trimStart());
+    const prose = isCode ? before : text;
+    this.renderLines(prose.slice(0, prose.lastIndexOf("\n") + 1));
+    const rest = prose.slice(this.nLines);
+    setText(this.before, isCode ? rest.trimEnd() : "");
+    setText(this.tail, isCode ? "" : rest.trimStart());
     this.code.hidden = !isCode;
     if (isCode) setText(this.code.firstElementChild, text);
     this.element.dispatchEvent(new CustomEvent("grown", { bubbles: true }));
+  }
+
+  /** @param {string} html @param {number} nChars */
+  showLines(html, nChars) {
+    this.nLines = nChars;
+    showRendered(this.lines, html);
+  }
+
+  /** A finished block begins as what is shown of it: nothing goes back to plain text meanwhile. */
+  settleLines(element, block) {
+    element.append(...this.lines.childNodes, h("p", { class: "plain", text: block.slice(this.nLines).trim() }));
+    this.nLines = 0;
+  }
+
+  /** Have the whole lines of the rest rendered, unless that goes on or is done. @param {string} text */
+  async renderLines(text) {
+    if (this.isAsking || text.length <= this.nLines || text.length > MOST_CHARS || !text.trim()) return;
+    this.isAsking = true;
+    const from = this.settled;
+    const html = await renderOnce(text);
+    if (html !== null && from === this.settled && this.element.classList.contains("live")) {
+      this.showLines(html, text.length);
+      this.draw();
+    }
+    setTimeout(() => { this.isAsking = false; }, PAUSE_MS);
   }
 
   /** Show the end now: nothing may be missing while the whole is being rendered. */

@@ -78,6 +78,7 @@ const ACTIONS = {
   next: (message) => turn(message, 1),
   retry: (message) => answer(shown, { parent: message.parent }),
   continue: (message) => answer(shown, { go_on: message }),
+  again: tryAgain,
   delete: removeFrom,
   edit: (message) => edit(message),
   "tool-result": async (message, button) => {
@@ -87,6 +88,12 @@ const ACTIONS = {
     answer(shown);
   },
 };
+
+/** An answer that never began leaves no empty version behind. */
+function tryAgain(message) {
+  library.removeMessage(shown, message.id);
+  answer(shown, { parent: message.parent });
+}
 
 /** Show the version before or after this one. */
 function turn(message, by) {

@@ -21,7 +21,7 @@ export function showMarkdown(element, text) {
   element.wanted = text;
   const html = known.get(text);
   if (html !== undefined) {
-    show(element, html);
+    showRendered(element, html);
     return;
   }
   if (!element.childNodes.length) showPlain(element, text);
@@ -30,12 +30,15 @@ export function showMarkdown(element, text) {
   const listeners = waiting.get(text) ?? [];
   listeners.push((answer) => {
     if (element.wanted !== text) return;
-    if (answer !== null) show(element, answer);
+    if (answer !== null) showRendered(element, answer);
     else showPlain(element, text);
   });
   waiting.set(text, listeners);
   ask();
 }
+
+/** The HTML of a text that will never be asked for again; null when there is none. @param {string} text */
+export const renderOnce = (text) => render([text]).then(([html]) => html, () => null);
 
 /** @param {any} element @param {string} text */
 export function showPlain(element, text) {
@@ -80,7 +83,7 @@ function remember(text, html) {
 }
 
 /** @param {any} element @param {string} html */
-function show(element, html) {
+export function showRendered(element, html) {
   element.classList.remove("plain", "rendering");
   setRendered(element, html);
   for (const pre of element.querySelectorAll("pre")) frameCode(pre);
@@ -90,6 +93,13 @@ function show(element, html) {
     frame.append(table);
   }
   for (const link of element.querySelectorAll("a[href]")) tellTarget(link);
+  const formulas = element.querySelectorAll(".formula");
+  if (formulas.length) requestAnimationFrame(() => formulas.forEach(reachWide));
+}
+
+/** A formula wider than the page scrolls by itself, with the keyboard too. @param {any} formula */
+function reachWide(formula) {
+  if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0;
 }
 
 /** Code gets a bar with its language and a copy button. @param {HTMLElement} pre */

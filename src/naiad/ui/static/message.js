@@ -52,7 +52,7 @@ export class MessageView {
     this.grow();
     const note = message.state === "error" ? asSentence(message.error) : NOTES[message.state];
     this.note.hidden = !note;
-    this.note.textContent = note ?? "";
+    this.note.replaceChildren(note ?? "", ...(canRetry(message, where) ? [retryButton(message)] : []));
     this.note.classList.toggle("bad", ["error", "lost", "cut"].includes(message.state));
     this.actions.replaceChildren(...buttons(message, where));
     this.showTools();
@@ -129,7 +129,7 @@ export class MessageView {
       this.thoughts = h("details", { class: "thoughts" }, h("summary"), h("div", { class: "plain" }));
       this.body.before(this.thoughts);
     }
-    const words = isThinking ? "Thinking…" : `Thought in ${count(thinking.trim().split(/\s+/).length)} words`;
+    const words = isThinking ? "Thinking…" : `Reasoning, ${count(thinking.trim().split(/\s+/).length)} words`;
     if (this.thoughts.firstChild.textContent !== words) this.thoughts.firstChild.textContent = words;
     this.thoughts.classList.toggle("open-ended", isThinking);
     const target = this.thoughts.lastChild;
@@ -141,8 +141,8 @@ export class MessageView {
 
   showTools() {
     const calls = this.message.toolCalls ?? [];
-    this.tools.replaceChildren(...calls.filter(Boolean).map((call) => h("details", { class: "tool", open: true },
-      h("summary", { icon: "tool" }, h("span", { text: `Asks for ${call.function.name || "a tool"}` })),
+    this.tools.replaceChildren(...calls.filter(Boolean).map((call) => h("details", { class: "call", open: true },
+      h("summary", { icon: "tool" }, h("span", { text: `Wants to call ${call.function.name || "a tool"}` })),
       h("pre", { tabindex: "0", text: pretty(call.function.arguments) }),
       h("button", {
         type: "button", class: "small framed", "data-act": "tool-result", "data-call": call.id, text: "Give the result",
@@ -162,6 +162,15 @@ export class MessageView {
   }
 }
 
+/** Whether what went wrong at the end of a conversation may go well the next time. */
+const canRetry = (message, { isLast, isBusy }) =>
+  isLast && !isBusy && message.role === "assistant" && ["error", "lost", "cut"].includes(message.state);
+
+/** @param {import("./conversation.js").Message} message */
+const retryButton = ({ text }) => h("button", {
+  type: "button", class: "small framed", "data-act": text ? "continue" : "again", icon: text ? "on" : "retry",
+}, h("span", { text: text ? "Continue" : "Try again" }));
+
 /** @param {any} run */
 export function waitingWords(run) {
   if (run.first) return null;
@@ -175,7 +184,7 @@ export function waitingWords(run) {
     const words = `Reading: ${count(progress.processed)} of ${count(progress.total)} tokens`;
     return { words, share: progress.processed / progress.total };
   }
-  return { words: "Reading" };
+  return { words: "Reading your message" };
 }
 
 /** @param {any} run */
@@ -189,7 +198,7 @@ function liveStats(run) {
 function endStats({ stats, role }) {
   if (role !== "assistant" || !stats) return "";
   const told = [`${count(stats.tokens)} tokens`];
-  if (stats.rate > 0) told.push(`${count(stats.rate, 1)} tokens/s`);
+  if (stats.rate > 0 && stats.tokens / stats.rate > 0.02) told.push(`${count(stats.rate, 1)} tokens/s`);
   if (stats.ttft !== undefined) told.push(`first word after ${count(stats.ttft, 2)} s`);
   return told.join(" · ");
 }
@@ -213,7 +222,7 @@ function buttons(message, { place, of, isLast, isBusy }) {
       act("previous", "left", "Previous version"), h("span", { text: `${place + 1}/${of}` }),
       act("next", "right", "Next version")));
   }
-  found.push(act("copy", "copy", "Copy"));
+  if (message.text) found.push(act("copy", "copy", "Copy"));
   if (isBusy) return found;
   found.push(act("edit", "edit", "Edit"));
   if (message.role === "assistant") {

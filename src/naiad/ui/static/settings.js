@@ -24,6 +24,7 @@ let timer = 0;
 /** @param {import("./conversation.js").Conversation} shown */
 export function settingsOf(shown) {
   conversation = shown;
+  mark();
   if (!panel.hidden) draw();
 }
 
@@ -40,7 +41,16 @@ export async function openSettings(isOpen = panel.hidden) {
   byId("close-settings").focus();
 }
 
+/** The button tells when a conversation has settings of its own: a forgotten schema puzzles. */
+function mark() {
+  const { params, preset: _name, ...texts } = conversation.info.settings;
+  const isChanged = Object.keys(params).length > 0 || Object.values(texts).some((text) => text.trim());
+  opener.classList.toggle("changed", isChanged);
+  opener.title = isChanged ? "Settings: changed in this conversation" : "Settings";
+}
+
 function changed() {
+  mark();
   clearTimeout(timer);
   const saved = conversation;
   timer = setTimeout(() => {
@@ -61,33 +71,55 @@ function draw() {
     : [h("p", { class: "quiet", text: "The server does not say which parameters it has; is it running?" })];
   panel.replaceChildren(
     h("div", { class: "panel-head" }, h("h2", { text: "Settings" }), close),
-    h("p", { class: "quiet", text: "Of this conversation; new ones start with the same sampling." }),
-    longField("system", "System prompt", "Who the model is and how it answers.", 4),
-    longField("prefill", "Answers begin with", "The model goes on from these words.", 1),
+    h("p", { class: "quiet", text: "They belong to this conversation; new ones start with the same sampling. Grey values are the server's own." }),
+    longField("system", "System prompt", "Who the model is and how it answers.", 4, { placeholder: "You are a patient teacher. Answer in two sentences." }),
+    longField("prefill", "Answers begin with", "The model goes on from these words.", 1, { placeholder: "Sure, here is" }),
     h("h3", { text: "Sampling" }), ...groups,
     h("h3", { text: "Length" }), numberField(MAX_TOKENS), stringsField(STOP),
     h("h3", { text: "Form" }),
-    longField("schema", "JSON schema", "Answers are JSON of this shape.", 3, true),
-    longField("grammar", "Grammar (GBNF)", "Answers follow these rules.", 3, true),
-    longField("tools", "Tools (JSON)", "Functions the model may ask for, as in OpenAI's API.", 3, true),
+    longField("schema", "JSON schema", "Answers are JSON of this shape.", 4, { ...CODE, isJson: true, placeholder: SCHEMA }),
+    longField("grammar", "Grammar (GBNF)", "Answers follow these rules.", 3, { ...CODE, placeholder: 'root ::= "yes" | "no"' }),
+    longField("tools", "Tools (JSON)", "Functions the model may ask for, as in OpenAI's API.", 4, { ...CODE, isJson: true, placeholder: TOOLS }),
   );
 }
 
+const CODE = { class: "mono", spellcheck: "false" };
+const SCHEMA = '{"type": "object",\n "properties": {"name": {"type": "string"}},\n "required": ["name"]}';
+const TOOLS = '[{"type": "function", "function":\n  {"name": "get_weather", "parameters":\n    {"type": "object"}}}]';
 const MAX_TOKENS = {
   name: "max_tokens", label: "Longest answer, tokens", type: "integer", minimum: 1, maximum: 2147483647,
   default: "no limit", help: "Without one: up to the end of the context.",
 };
 const STOP = { name: "stop", label: "Stop at", type: "strings", default: [], help: "Texts that end an answer, one a line." };
 
-function longField(name, label, help, rows, isCode = false) {
+function longField(name, label, help, rows, { isJson = false, ...attributes } = {}) {
   const { settings } = conversation.info;
-  const area = h("textarea", { rows, id: `set-${name}`, spellcheck: isCode ? "false" : undefined, class: isCode ? "mono" : "" });
+  const area = h("textarea", { rows, id: `set-${name}`, ...attributes });
+  const told = h("small", { text: help });
   area.value = settings[name] ?? "";
+  const check = () => {
+    const wrong = isJson ? jsonError(area.value) : "";
+    area.setAttribute("aria-invalid", String(Boolean(wrong)));
+    told.textContent = wrong || help;
+  };
   area.addEventListener("input", () => {
     settings[name] = area.value;
+    area.removeAttribute("aria-invalid"); // half-written JSON is no mistake yet
     changed();
   });
-  return h("div", { class: "field" }, h("label", { for: area.id, text: label }), area, h("small", { text: help }));
+  area.addEventListener("change", check);
+  check();
+  return h("div", { class: "field" }, h("label", { for: area.id, text: label }), area, told);
+}
+
+/** @param {string} text */
+function jsonError(text) {
+  try {
+    if (text.trim()) JSON.parse(text);
+    return "";
+  } catch (error) {
+    return `This is no valid JSON: ${error.message}`;
+  }
 }
 
 function presets() {

@@ -66,6 +66,7 @@ function showMeter() {
   const element = byId("meter");
   const total = used + draftTokens;
   element.hidden = !contextSize || !total;
+  byId("hint").hidden = !element.hidden;
   if (element.hidden) return;
   const share = Math.min(1, total / contextSize);
   element.querySelector(".bar span").style.width = `${100 * share}%`;

@@ -91,7 +91,7 @@ box.addEventListener("scroll", () => {
 
 /** Stay at the end while an answer grows, unless somebody has scrolled away from it. */
 function keepUp() {
-  if (follows) box.scrollTop = box.scrollHeight;
+  if (follows && !list.querySelector(".editing")) box.scrollTop = box.scrollHeight;
 }
 
 export function toEnd() {
