@@ -161,6 +161,20 @@ def test_the_models_path_goes_to_the_engine(tmp_path: Path) -> None:
     assert with_model(unnamed).engine.model == str(tmp_path / STARTER.filename)
 
 
+def test_a_draft_model_is_found_like_a_model_and_refused_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    for name in ("Tiny.gguf", STARTER.filename):
+        (tmp_path / name).write_bytes(small_model())
+    engine = EngineConfig(draft_model="tiny")
+    found = with_model(Config(models_dir=str(tmp_path), engine=engine))
+    assert found.engine.draft_model == str(tmp_path / "Tiny.gguf")
+    gone = EngineConfig(draft_model="/nowhere/small.gguf")
+    with pytest.raises(ConfigError, match=r"draft_model: .*small\.gguf") as refused:
+        with_model(Config(models_dir=str(tmp_path), engine=gone))
+    assert refused.value.param == "draft_model"
+
+
 def test_another_installed_model_is_known_by_all_its_names_and_by_no_path(tmp_path: Path) -> None:
     tiny, starter = tmp_path / "Tiny.gguf", tmp_path / STARTER.filename
     for path in (tiny, starter):

@@ -84,6 +84,7 @@ def a_record(path: Path, **changes: Any) -> Record:
             ),
             Measured(profile="default", what="threads 1", ratio=2.0),
             Measured(profile="default", what="n_ubatch 128", ratio=1.0),
+            Measured(profile="default", what="n_ubatch 256", ratio=0.9),
             Measured(profile="throughput", what="kv_unified on", crashed="crashed with SIGILL"),
         ],
         "lane": LaneResult(
@@ -111,6 +112,7 @@ def test_the_table_says_what_was_tried_and_chosen_and_why(
     assert "2.00x  chosen    shared 4.00x" in table
     assert "0.50x  slower" in table
     assert "1.00x  no gain" in table
+    assert "1.11x  unsteady" in table
     assert "-  failed    crashed with SIGILL" in table
     assert "a lane for long prompts is worth it: longest gap 40 ms instead of 300" in table
     assert "2 threads, micro-batch 128, flash attention off, one pool, KV f16" in table

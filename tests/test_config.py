@@ -57,6 +57,7 @@ EXAMPLES: dict[str, tuple[str, Any]] = {
     "lane": ("true", True),
     "gap_target_ms": ("40", 40),
     "drafts": ("false", False),
+    "draft_model": ("small.gguf", "small.gguf"),
     "host_cache_mib": ("0", 0),
     "disk_cache": ("false", False),
     "disk_cache_mib": ("64", 64),

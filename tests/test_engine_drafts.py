@@ -18,10 +18,11 @@ from fake_executor import EOG, N_VOCAB, FakeExecutor, FakeVocab, answer
 from naiad.engine.base import CoreJob
 from naiad.engine.core import CoreLimits, EngineCore
 from naiad.engine.cost import StepCost
-from naiad.engine.drafts import MOST_DRAFT, MOST_READ, NgramDrafter, Shares
+from naiad.engine.drafts import MOST_READ, NgramDrafter, Shares
 from naiad.engine.executor import Run
 from naiad.engine.scheduler import StepBudget
 from naiad.engine.sequence import Sequence
+from naiad.engine.worth import MOST_DRAFT
 from naiad.ipc.messages import StreamItem
 from naiad.types import FinishReason, SamplingParams
 

@@ -34,6 +34,8 @@ HISTORIES: tuple[tuple[dict[str, Any], int, int], ...] = (
     ({"flash_attention": True}, 400, 1024),
     ({"flash_attention": False, "parallel": 6}, 400, 1280),
     ({"prefix_cache": False}, 400, 1280),
+    ({"draft_model": "lookback"}, 40, 1280),
+    ({"draft_model": "watermark", "parallel": 6}, 40, 1536),  # which guesses wrongly
 )
 N_STEPS = 850
 #: What has to happen somewhere, or the histories have lost their meaning; at least so often.
@@ -66,15 +68,23 @@ def models(lookback: Path, lookback_400: Path) -> dict[int, Path]:
     return {40: lookback, 400: lookback_400}
 
 
+@pytest.fixture
+def draft_models(lookback: Path, watermark: Path) -> dict[str, str]:
+    return {"lookback": str(lookback), "watermark": str(watermark)}
+
+
 @pytest.mark.parametrize("seed", range(len(HISTORIES)))
 def test_random_work_is_exact(
     seed: int,
     models: dict[int, Path],
+    draft_models: dict[str, str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     happened: Counter[str],
 ) -> None:
     changes, back, pool_cells = HISTORIES[seed]
+    if "draft_model" in changes:
+        changes = changes | {"draft_model": draft_models[changes["draft_model"]]}
     work = Work(models[back], back, tmp_path, seed, monkeypatch, pool_cells=pool_cells, **changes)
     work.run(N_STEPS)
     happened += work.happened

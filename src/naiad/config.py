@@ -61,6 +61,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     context_shift: bool = True  # reuse what is left of trimmed prompts, at other positions
     lane: bool | None = None  # long prompts in a context of their own; None: as measured
     drafts: bool = True  # guess tokens that repeat earlier text, where it pays
+    draft_model: str | None = None  # path of a small model with the same vocabulary, which guesses
     gap_target_ms: int = 80  # a step beside running streams takes on no more prefill than this
     disk_cache: bool = True
     disk_cache_mib: int = 4096  # of all models together

@@ -140,6 +140,7 @@ def with_model(config: Config) -> Config:
 
     Raises:
         ModelFileError: there is no such model, or the file is no usable GGUF file.
+        ConfigError: the same of the draft model.
     """
     from naiad.models.gguf import read_header
 
@@ -149,9 +150,24 @@ def with_model(config: Config) -> Config:
     model = config.engine.model
     path = find(model, folder, elsewhere(config)) if model else _starter(folder)
     read_header(path)
-    return msgspec.structs.replace(
-        config, engine=msgspec.structs.replace(config.engine, model=str(path))
-    )
+    draft = _draft_model(config, folder)
+    engine = msgspec.structs.replace(config.engine, model=str(path), draft_model=draft)
+    return msgspec.structs.replace(config, engine=engine)
+
+
+def _draft_model(config: Config, folder: Path) -> str | None:
+    """The path of the draft model's file. Raises ConfigError: see with_model."""
+    from naiad.models.gguf import read_header
+
+    name = config.engine.draft_model
+    if name is None:
+        return None
+    try:
+        path = find(name, folder, elsewhere(config))
+        read_header(path)
+    except ModelFileError as error:
+        raise ConfigError(f"draft_model: {error.message}", param="draft_model") from error
+    return str(path)
 
 
 def _documents(config: Config) -> Documents:

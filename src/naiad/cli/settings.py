@@ -124,6 +124,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("context_shift", "Reuse what is left of trimmed prompts, shifted; not exact."),
     Setting("lane", "Compute long prompts in a context of their own (default: as measured)."),
     Setting("drafts", "Guess text that repeats itself and check it in one step, where it pays."),
+    Setting(
+        "draft_model", "Path or name of a small model with the same vocabulary, which guesses."
+    ),
     Setting("gap_target_ms", "Milliseconds a step may take beside running streams.", 1, 60_000),
     Setting("host_cache_mib", "MiB of memory that keep finished prompts.", 0, 1 << 24),
     Setting("disk_cache", "Keep finished prompts on disk too, across restarts."),

@@ -19,6 +19,9 @@ from naiad.models.catalogue import models_dir as folder_of
 if TYPE_CHECKING:
     from naiad.tune.record import LaneResult, Measured, Record
 
+#: Below this ratio, what did not win was faster, but not steadily.
+UNSTEADY = 0.95
+
 
 @click.command()
 @click.argument("model", required=False)
@@ -128,7 +131,9 @@ def _row(one: Measured) -> str:
     head = f"{one.profile:<11}{one.what:<22}"
     if one.ratio is None:
         return f"{head}{'-':>8}  failed    {one.crashed}"
-    verdict = "chosen" if one.won else "no gain" if one.ratio < 1.1 else "slower"
+    verdict = "chosen" if one.won else "slower" if one.ratio >= 1.1 else "no gain"
+    if not one.won and one.ratio < UNSTEADY:
+        verdict = "unsteady"  # faster in all, but not each time
     detail = ", ".join(f"{name} {1 / ratio:.2f}x" for name, ratio in one.detail.items())
     return f"{head}{1 / one.ratio:>7.2f}x  {verdict:<10}{detail}"
 

@@ -15,6 +15,7 @@ from naiad.engine.blocks import Store
 from naiad.engine.choosing import CaughtUp, Chooser, Said, TokenTable
 from naiad.engine.compaction import Compactor
 from naiad.engine.cost import StepCost
+from naiad.engine.draft_model import DraftModel, ModelDrafting
 from naiad.engine.drafts import Drafting
 from naiad.engine.executor import DecodeOutcome, Executor, Run, State
 from naiad.engine.intake import Intake, IntakeRules
@@ -81,6 +82,7 @@ class EngineCore:
         journal: Journal | None = None,
         lane: Lane | None = None,
         store: Store[State] | None = None,
+        draft_model: DraftModel | None = None,
     ) -> None:
         self._executor = executor
         self._limits = limits
@@ -121,7 +123,8 @@ class EngineCore:
         self._lane = lane
         self._drafting: Drafting | None = None
         if limits.drafts:
-            self._drafting = Drafting(limits.n_ctx, limits.budget.target_s)
+            second = ModelDrafting(draft_model) if draft_model else None
+            self._drafting = Drafting(limits.n_ctx, limits.budget.target_s, second)
 
     # -- the verbs ---------------------------------------------------------------------------
 
@@ -235,6 +238,8 @@ class EngineCore:
         self._chooser.close()
         if self._lane:
             self._lane.close()
+        if self._drafting:
+            self._drafting.close()
         self._executor.close()
         if self._journal:
             self._journal.close()
@@ -330,7 +335,8 @@ class EngineCore:
             self._running.remove(sequence)
             self._release(sequence, is_good=said.error is None)
         self._chooser.forget(sequence.uid)
-        self._forget_draft(sequence)
+        if self._drafting:
+            self._drafting.end(sequence.uid)
         return item
 
     def _release(self, sequence: Sequence, *, is_good: bool) -> None:

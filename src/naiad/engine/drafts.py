@@ -18,23 +18,21 @@ from bisect import bisect_right
 from dataclasses import replace
 
 from naiad.engine.cost import StepCost
+from naiad.engine.draft_model import ModelDrafting
 from naiad.engine.scheduler import Chunk
 from naiad.engine.sequence import Sequence
+from naiad.engine.worth import MOST_DRAFT, best_length
 
 #: Tokens that must have occurred before in the same order.
 _MATCH = 3
 #: Tokens of a long prompt that are taken in with one step, since every stream waits for that.
 MOST_READ = 2048
-#: The most tokens guessed at once.
-MOST_DRAFT = 8
 #: Lengths of matches from which on guesses are counted together, and the share of right ones that
 #: is expected of each before any was seen.
 _LENGTHS = (_MATCH, 4, 6, 8, 16, 32)
 _FIRST_SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 #: How much of a share is kept with each new guess: of a sequence, and of all of them.
 _OWN_MEMORY, _MEMORY = 0.9, 0.95
-#: A draft must promise this much more than a plain step.
-_MARGIN = 1.1
 #: Every so many steps one goes without, so that the cost of a plain step stays known.
 _PLAIN_EVERY = 32
 #: Guesses may stretch a step to this many of its own, or to half of what streams may wait.
@@ -119,33 +117,26 @@ class NgramDrafter:
         the step brings then.
 
         n_rows: tokens the step computes without; n_expected: tokens it brings then. longest_s:
-        seconds it may take. With a share p of right guesses for each place, the i-th of a draft is
-        accepted with the product of the first i.
+        seconds it may take.
         """
         if not self._has_guess:
             return 0, n_expected
         depth = len(self._tokens)
-        best = n_expected / cost.step_s(n_rows, depth) * _MARGIN
-        n, brings = 0, n_expected
-        chance, expected = 1.0, n_expected
-        for k in range(1, min(most, MOST_DRAFT) + 1):
-            chance *= self.shares.of(self._n_matched + k - 1)
-            expected += chance
-            seconds = cost.step_s(n_rows + k, depth)
-            if seconds <= longest_s and expected / seconds > best:
-                n, brings, best = k, expected, expected / seconds
-        return n, brings
+        shares = (self.shares.of(self._n_matched + k) for k in range(min(most, MOST_DRAFT)))
+        return best_length(shares, lambda k: cost.step_s(n_rows + k, depth), n_expected, longest_s)
 
 
 class Drafting:
     """Who guesses in a step, and how much, so that the others' streams hardly notice.
 
-    n_ctx: tokens of a sequence at most. target_s: see StepBudget.
+    n_ctx: tokens of a sequence at most. target_s: see StepBudget. model: guesses where the text
+    does not repeat itself.
     """
 
-    def __init__(self, n_ctx: int, target_s: float) -> None:
+    def __init__(self, n_ctx: int, target_s: float, model: ModelDrafting | None = None) -> None:
         self._n_ctx = n_ctx
         self._target_s = target_s
+        self._model = model
         self._drafters: dict[int, NgramDrafter] = {}
         self._shares = Shares()
         self._n_steps = 0
@@ -166,7 +157,9 @@ class Drafting:
             n, n_expected = drafter.n_worth(cost, n_rows, n_expected, longest_s, most)
             n_rows += n
             extended.append(replace(chunk, draft=drafter.draft(n)) if n else chunk)
-        return extended
+        if self._model is None:
+            return extended
+        return self._model.extend(extended, cost, n_expected, longest_s, self._n_most)
 
     def _drafter(self, sequence: Sequence) -> NgramDrafter:
         """Of that sequence, with all it has said."""
@@ -183,5 +176,15 @@ class Drafting:
         return min(n_left, self._n_ctx - len(sequence.tokens)) - 1
 
     def forget(self, uid: int) -> None:
-        """Its tokens are no longer what they were, or it is over."""
+        """Its tokens are no longer what they were."""
         self._drafters.pop(uid, None)
+
+    def end(self, uid: int) -> None:
+        """It is over."""
+        self.forget(uid)
+        if self._model:
+            self._model.forget(uid)
+
+    def close(self) -> None:
+        if self._model:
+            self._model.close()

@@ -15,6 +15,7 @@ from naiad.engine.base import CoreJob, Loader
 from naiad.engine.core import CoreLimits, EngineCore
 from naiad.engine.disk_cache import DiskCache
 from naiad.engine.disk_tier import open_store
+from naiad.engine.draft_loading import load_draft, open_draft
 from naiad.engine.executor import DecodeOutcome, NativeExecutor, Run, State
 from naiad.engine.grammar.compiler import GrammarCompiler
 from naiad.engine.grammar.follower import Follower
@@ -165,18 +166,24 @@ def _load(
         extra_buffers=sizing.uses_extra_buffers(config),
         on_progress=on_progress,
     )
+    draft: Model | None = None
     try:
         if not model.can_generate:
             raise ModelFileError(f"{model.path.name} is not a model that generates text")
-        return _build(config, model, gpu_layers, free_before)
+        draft = load_draft(config, model, gpu_layers)
+        return _build(config, model, draft, gpu_layers, free_before)
     except BaseException:
+        if draft is not None:
+            draft.close()
         model.close()
         raise
 
 
-def _build(config: EngineConfig, model: Model, gpu_layers: int, free_before: int) -> LlamaBackend:
+def _build(
+    config: EngineConfig, model: Model, draft: Model | None, gpu_layers: int, free_before: int
+) -> LlamaBackend:
     choice = sizing.choose(config, _machine(gpu_layers))
-    room = _fit(config, choice, model, gpu_layers, free_before)
+    room = _fit(config, choice, model, draft, gpu_layers, free_before)
     logger.info("profile %s: %s; %s", choice.profile, choice.explained(), room.arithmetic)
     context = Context(model, _context_params(config, choice, room, can_cut=_can_cut(model)))
     try:
@@ -201,6 +208,9 @@ def _build(config: EngineConfig, model: Model, gpu_layers: int, free_before: int
         journal = Journal(Path(config.journal)) if config.journal else None
         store = _open_store(config, model, context, limits)
         lane = _make_lane(context, room)
+        second = None
+        if draft is not None:
+            second = open_draft(draft, context.params, config.parallel, room.draft_cells)
         apart = Apart(model, context.params, limits)
         share = _sharing(executor, context.params)
         core = CoreWithSolo(
@@ -210,6 +220,7 @@ def _build(config: EngineConfig, model: Model, gpu_layers: int, free_before: int
             journal,
             lane,
             store,
+            second,
             solo=Solo(apart.core),
             share=share,
         )
@@ -221,16 +232,8 @@ def _build(config: EngineConfig, model: Model, gpu_layers: int, free_before: int
     return LlamaBackend(info, model.vocab, core, model, grammars, embedder, apart, store)
 
 
-def _fit(
-    config: EngineConfig, choice: sizing.Choice, model: Model, gpu_layers: int, free_before: int
-) -> memory_fit.MemoryFit:
-    """What fits. Weights on the processor are mapped, and count as free until they are read.
-
-    Streams apart have none to spare for what is finished: it stays in its stream until another
-    needs it, and those in use stay side by side, which is how a step computes them together.
-    """
-    n_parked = _count_parked(config.parallel)
-    shape = memory_fit.ModelShape(
+def _shape(model: Model, choice: sizing.Choice, gpu_layers: int) -> memory_fit.ModelShape:
+    return memory_fit.ModelShape(
         mapped_bytes=0 if gpu_layers else model.size_bytes,
         bytes_per_cell=model.kv_bytes_per_cell(sizing.KV_BYTES[choice.kv_type]),
         n_ctx_train=model.n_ctx_train,
@@ -239,6 +242,22 @@ def _fit(
         n_head=model.n_head,
         has_window=model.n_swa > 0,
     )
+
+
+def _fit(
+    config: EngineConfig,
+    choice: sizing.Choice,
+    model: Model,
+    draft: Model | None,
+    gpu_layers: int,
+    free_before: int,
+) -> memory_fit.MemoryFit:
+    """What fits. Weights on the processor are mapped, and count as free until they are read.
+
+    Streams apart have none to spare for what is finished: it stays in its stream until another
+    needs it, and those in use stay side by side, which is how a step computes them together.
+    """
+    n_parked = _count_parked(config.parallel)
     wish = memory_fit.Wish(
         parallel=config.parallel,
         ctx=config.ctx,
@@ -249,8 +268,9 @@ def _fit(
         kv_unified=choice.kv_unified,
         can_cut=_can_cut(model),
         has_lane=_has_lane(config, choice, gpu_layers) and _can_cut(model),
+        draft=_shape(draft, choice, gpu_layers) if draft else None,
     )
-    return memory_fit.fit(shape, wish, free_before)
+    return memory_fit.fit(_shape(model, choice, gpu_layers), wish, free_before)
 
 
 def _context_params(

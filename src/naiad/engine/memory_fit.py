@@ -50,8 +50,8 @@ class Wish:
     """What is to be held. ctx and host_cache_mib: None when nobody asked for a number.
 
     most_parked: finished sequences that may stay; in streams each of them has cells of its own.
-    can_cut: see CoreLimits. stock_bytes: memory prepared for saved states, in each context; `fit`
-    sets it.
+    can_cut: see CoreLimits. draft: a second model that guesses. stock_bytes: memory prepared for
+    saved states, in each context; `fit` sets it.
     """
 
     parallel: int
@@ -63,6 +63,7 @@ class Wish:
     kv_unified: bool = True
     can_cut: bool = True
     has_lane: bool = False
+    draft: ModelShape | None = None
     stock_bytes: int = 0
 
     @property
@@ -76,7 +77,8 @@ class MemoryFit:
     """What fits.
 
     n_ctx: tokens one request may use; n_cells: cells of the context, all sequences together;
-    n_parked: finished sequences it has ids for; lane_cells: those of the lane's context, 0 without.
+    n_parked: finished sequences it has ids for; lane_cells, draft_cells: cells of the lane's and of
+    the draft model's context, 0 without.
     stock_bytes: memory that each context may prepare for saved states.
     arithmetic: the sum, for people.
     """
@@ -88,6 +90,7 @@ class MemoryFit:
     host_cache_bytes: int
     stock_bytes: int
     arithmetic: str
+    draft_cells: int = 0
 
     @property
     def host_cache_mib(self) -> int:
@@ -123,12 +126,26 @@ class _Sum:
         return main + (lane if self.lane_cells else 0)
 
     @property
+    def draft_cells(self) -> int:
+        return round_up(self.n_ctx) if self.wish.draft else 0
+
+    @property
+    def draft(self) -> int:
+        """Of the draft model: weights, cells and buffers."""
+        if self.wish.draft is None:
+            return 0
+        outputs = self.wish.parallel * self.wish.draft.n_vocab * 4
+        step = compute_bytes(self.wish.draft, self.wish, self.draft_cells) + outputs
+        cells = self.draft_cells * self.wish.draft.bytes_per_cell
+        return self.wish.draft.mapped_bytes + cells + step
+
+    @property
     def stock(self) -> int:
         return self.wish.stock_bytes * (2 if self.lane_cells else 1)
 
     @property
     def total(self) -> int:
-        own = self.cells + self.compute + self.stock
+        own = self.cells + self.compute + self.stock + self.draft
         return self.shape.mapped_bytes + own + self.host_cache
 
     def __str__(self) -> str:
@@ -140,6 +157,8 @@ class _Sum:
             f"buffers of a step {self.compute // MIB} MiB",
             f"buffers of saved states {self.stock // MIB} MiB",
         ]
+        if self.draft:
+            parts.append(f"draft model {self.draft // MIB} MiB")
         if self.host_cache:
             parts.append(f"host cache {self.host_cache // MIB} MiB")
         return f"{' + '.join(parts)} = {self.total // MIB} MiB"
@@ -186,6 +205,7 @@ def fit(shape: ModelShape, wish: Wish, free_bytes: int) -> MemoryFit:
         lane_cells=chosen.lane_cells,
         host_cache_bytes=cache,
         stock_bytes=wish.stock_bytes,
+        draft_cells=chosen.draft_cells,
         arithmetic=f"{chosen}; {free_bytes // MIB} MiB free",
     )
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from naiad.engine.cost import StepCost
 from naiad.engine.sequence import Sequence
 
-#: Tokens of an answer up to which it counts as just begun, and targets that a step may take then.
+#: Tokens of an answer up to which it has just begun, and the targets that a step may take then.
 JUST_BEGUN, MOST_TARGETS = 16, 3
 
 

@@ -17,6 +17,7 @@ from naiad.engine.base import CoreJob
 from naiad.engine.blocks import Store
 from naiad.engine.choosing import TokenTable
 from naiad.engine.core import CoreLimits, EngineCore
+from naiad.engine.draft_model import DraftModel
 from naiad.engine.executor import Executor, State
 from naiad.engine.journal import Journal
 from naiad.engine.lane import Lane
@@ -229,12 +230,13 @@ class CoreWithSolo(EngineCore):
         journal: Journal | None = None,
         lane: Lane | None = None,
         store: Store[State] | None = None,
+        draft_model: DraftModel | None = None,
         *,
         solo: Solo,
         share: Callable[[bool], None] = lambda _: None,
     ) -> None:
         """share: called before each step with whether a job runs alone, to divide the processor."""
-        super().__init__(executor, vocab, limits, journal, lane, store)
+        super().__init__(executor, vocab, limits, journal, lane, store, draft_model)
         self._solo = solo
         self._share = share
 

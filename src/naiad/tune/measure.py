@@ -199,9 +199,11 @@ def _record(model: Path, effort: Effort, found: Found, seconds: float) -> Record
 
 
 def tunings(found: Found, source: str) -> dict[Profile, Tuning]:
-    """What engines are told. Streams apart have no lane: it needs as many streams as the pool."""
+    """What engines are told. Streams apart have no lane: it needs as many streams as the pool; nor
+    has a single thread, which could compute but one of the two.
+    """
     lane = lane_pays(found.lane)
     return {
-        profile: best.tuning(source, lane if best.kv_unified else None)
+        profile: best.tuning(source, lane if best.kv_unified and best.threads > 1 else None)
         for profile, best in found.best.items()
     }

@@ -1,0 +1,266 @@
+"""Drafts by a second, smaller model of the same vocabulary (speculative decoding).
+
+It says a few tokens in advance what it would say, and the model itself checks them in one step.
+They are kept only where they are the very tokens that it chooses, by the same draws (see
+`naiad.engine.choosing`), so a draft model that is wrong costs time and nothing else. Whether it
+pays is learned for each stream: by the share of its tokens that were right, and by what they took.
+Where it does not pay it is not asked, but for a token now and then, in case the text has changed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import repeat
+
+from naiad.engine.cost import StepCost
+from naiad.engine.executor import DecodeOutcome, Executor, Run
+from naiad.engine.scheduler import Chunk
+from naiad.engine.sequence import Sequence, common_prefix
+from naiad.engine.worth import MOST_DRAFT, best_length
+
+logger = logging.getLogger(__name__)
+
+#: Tokens that it takes in with one step, of all streams, since every one of them waits for that.
+MOST_BEHIND = 512
+#: Tokens of an answer that must be to come, or taking in the prompt is not worth it.
+_LEAST_LEFT = 16
+#: The share of right guesses that is expected before any was seen, and how much of it is kept with
+#: each new guess: of a stream, and of all of them.
+_FIRST_SHARE, _OWN_MEMORY, _MEMORY = 0.6, 0.9, 0.98
+#: Where it does not pay, it is tried again after so many tokens, then after twice as many.
+_TRY_AGAIN = 64
+
+
+@dataclass(slots=True)
+class _Held:
+    """What the model's context holds of a stream."""
+
+    slot: int
+    tokens: list[int] = field(default_factory=list)
+
+
+class DraftModel:
+    """A context of the model's own, with a sequence for each stream that it guesses for.
+
+    n_slots: streams at most; n_cells: tokens of all of them. close: frees the model.
+    round_s: seconds that one more token for each stream takes; 0 before any was made.
+    """
+
+    def __init__(
+        self, executor: Executor, n_slots: int, n_cells: int, close: Callable[[], None]
+    ) -> None:
+        self.round_s = 0.0
+        self._executor = executor
+        self._free = list(range(n_slots))
+        self._n_cells = n_cells
+        self._close = close
+        self._held: dict[int, _Held] = {}
+
+    def guess(self, wanted: list[tuple[Sequence, int]]) -> list[tuple[int, ...]]:
+        """For each stream up to so many tokens that may come next; () while it is far behind."""
+        guesses: list[list[int]] = [[] for _ in wanted]
+        runs: dict[int, Run] = {}
+        left = MOST_BEHIND
+        for i, (sequence, n) in enumerate(wanted):
+            run = self._behind(sequence, n, left)
+            if run is not None:
+                runs[i] = run
+                left -= len(run.tokens)
+        self._decode(list(runs.values()))
+        asking = [i for i, run in runs.items() if run.n_logits and self.holds(wanted[i][0].uid)]
+        rows = {i: row for row, i in enumerate(runs)}
+        while asking:
+            for i in asking:
+                guesses[i].append(int(self._executor.logits(rows[i]).argmax()))
+            asking = [i for i in asking if len(guesses[i]) < wanted[i][1]]
+            if not self._next_round([(wanted[i][0], guesses[i][-1]) for i in asking]):
+                break
+            rows = {i: row for row, i in enumerate(asking)}
+        return [tuple(guess) for guess in guesses]
+
+    def holds(self, uid: int) -> bool:
+        """Whether it has taken in anything of a stream."""
+        return uid in self._held
+
+    def _behind(self, sequence: Sequence, n_guesses: int, most: int) -> Run | None:
+        """What is to be computed of a stream, at most so many tokens; None where nothing can be."""
+        tokens = sequence.tokens
+        held = self._held.get(sequence.uid)
+        n_held = common_prefix(held.tokens, tokens[:-1]) if held else 0
+        end = min(len(tokens), n_held + most)
+        n_used = sum(len(each.tokens) for each in self._held.values())
+        n_used -= len(held.tokens) - n_held if held else 0
+        if (
+            n_used + end - n_held + n_guesses > self._n_cells
+            or not (held or self._free)
+            or not most
+        ):
+            return None
+        if held is None:
+            held = self._held[sequence.uid] = _Held(self._free.pop())
+        if n_held < len(held.tokens):
+            self._cut(held, n_held)
+        new = tokens[len(held.tokens) : end]
+        run = Run(held.slot, new, len(held.tokens), int(end == len(tokens)))
+        held.tokens += new
+        return run
+
+    def _cut(self, held: _Held, n_tokens: int) -> None:
+        """Keep the first tokens, or none where the memory does not hold just these afterwards."""
+        memory = self._executor.memory
+        memory.remove(held.slot, n_tokens, -1)
+        if memory.pos_max(held.slot) != n_tokens - 1:
+            memory.remove(held.slot)
+            n_tokens = 0
+        del held.tokens[n_tokens:]
+
+    def _next_round(self, last: list[tuple[Sequence, int]]) -> bool:
+        """Compute what was guessed last; False when there is nothing, or it could not be done."""
+        runs = []
+        for sequence, token in last:
+            held = self._held[sequence.uid]
+            runs.append(Run(held.slot, [token], len(held.tokens), 1))
+            held.tokens.append(token)
+        begun = time.perf_counter()
+        if not runs or not self._decode(runs):
+            return False
+        seconds = time.perf_counter() - begun
+        self.round_s += (seconds - self.round_s) * (0.1 if self.round_s else 1.0)
+        return True
+
+    def _decode(self, runs: list[Run]) -> bool:
+        """Whether it was done; if not, nothing is held any more."""
+        if not runs:
+            return True
+        outcome = self._executor.decode(runs)
+        if outcome is not DecodeOutcome.DONE:
+            logger.warning("the draft model could not compute (%s), and begins again", outcome.name)
+            for uid in list(self._held):
+                self.forget(uid)
+        return outcome is DecodeOutcome.DONE
+
+    def forget(self, uid: int) -> None:
+        """The stream is over."""
+        if held := self._held.pop(uid, None):
+            self._executor.memory.remove(held.slot)
+            self._free.append(held.slot)
+
+    def close(self) -> None:
+        """Free context and model. Safe to call twice."""
+        self._executor.close()
+        self._close()
+
+
+@dataclass(slots=True)
+class _Stream:
+    """What is known of the guesses for a stream. at, asked: its tokens when it last guessed, and
+    the guess. try_at: tokens from which on it is tried again; pause: tokens to the time after that.
+    """
+
+    share: float
+    at: int = 0
+    asked: tuple[int, ...] = ()
+    try_at: int = 0
+    pause: int = _TRY_AGAIN
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """The next step so far: tokens it computes, tokens it brings, rounds of the draft model."""
+
+    n_rows: int
+    n_expected: float
+    n_rounds: int = 0
+
+
+class ModelDrafting:
+    """Decides for whom the draft model guesses, and how much."""
+
+    def __init__(self, model: DraftModel) -> None:
+        self._model = model
+        self._streams: dict[int, _Stream] = {}
+        self._share = _FIRST_SHARE  # of all streams
+
+    def extend(
+        self,
+        chunks: list[Chunk],
+        cost: StepCost,
+        n_expected: float,
+        longest_s: float,
+        n_most: Callable[[Sequence], int],
+    ) -> list[Chunk]:
+        """The same chunks, with guesses for those that have none, where they promise to save time.
+
+        n_expected: tokens that the step brings as it is. n_most: those that a stream may guess.
+        """
+        step = _Step(sum(1 + len(chunk.draft) for chunk in chunks), n_expected)
+        wanted: dict[int, int] = {}
+        for i, chunk in enumerate(chunks):
+            sequence = chunk.sequence
+            stream, n_left = self._learn(sequence), n_most(sequence)
+            if chunk.draft or n_left < (1 if self._model.holds(sequence.uid) else _LEAST_LEFT):
+                continue
+            n, n_expected = self._n_worth(stream, sequence, n_left, step, cost, longest_s)
+            if n := n or self._probe(stream, sequence):
+                wanted[i] = n
+                step = _Step(step.n_rows + n, n_expected, max(step.n_rounds, n))
+        return self._ask(chunks, wanted) if wanted else chunks
+
+    def _n_worth(
+        self,
+        stream: _Stream,
+        sequence: Sequence,
+        most: int,
+        step: _Step,
+        cost: StepCost,
+        longest_s: float,
+    ) -> tuple[int, float]:
+        depth, round_s = len(sequence.tokens), self._model.round_s
+
+        def seconds(n: int) -> float:
+            return cost.step_s(step.n_rows + n, depth) + max(step.n_rounds, n) * round_s
+
+        shares = repeat(stream.share, min(most, MOST_DRAFT))
+        return best_length(shares, seconds, step.n_expected, longest_s)
+
+    def _probe(self, stream: _Stream, sequence: Sequence) -> int:
+        """A token now and then, where none is worth it."""
+        n_tokens = len(sequence.tokens)
+        if n_tokens < stream.try_at:
+            return 0
+        is_first = not stream.try_at
+        stream.try_at = n_tokens + stream.pause
+        stream.pause *= 2
+        return int(not is_first)
+
+    def _ask(self, chunks: list[Chunk], wanted: dict[int, int]) -> list[Chunk]:
+        guesses = self._model.guess([(chunks[i].sequence, n) for i, n in wanted.items()])
+        extended = list(chunks)
+        for i, guess in zip(wanted, guesses, strict=True):
+            stream = self._streams[chunks[i].sequence.uid]
+            stream.at, stream.asked = len(chunks[i].sequence.tokens), guess
+            extended[i] = replace(chunks[i], draft=guess)
+        return extended
+
+    def _learn(self, sequence: Sequence) -> _Stream:
+        """Compare the last guess with what was said."""
+        stream = self._streams.setdefault(sequence.uid, _Stream(self._share))
+        for guess, token in zip(stream.asked, sequence.tokens[stream.at :], strict=False):
+            is_right = guess == token
+            stream.share += (1 - _OWN_MEMORY) * (is_right - stream.share)
+            self._share += (1 - _MEMORY) * (is_right - self._share)
+            if not is_right:
+                break
+        stream.asked = ()
+        return stream
+
+    def forget(self, uid: int) -> None:
+        """The stream is over."""
+        self._streams.pop(uid, None)
+        self._model.forget(uid)
+
+    def close(self) -> None:
+        self._model.close()

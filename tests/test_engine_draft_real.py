@@ -1,0 +1,110 @@
+"""Draft models in the real engine: the exact models guess for each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from naiad.config import EngineConfig
+from naiad.engine.base import CoreJob
+from naiad.engine.llama import LlamaBackend, load
+from naiad.errors import ConfigError, ModelFileError
+from naiad.testing.lookback import lookback_text
+from naiad.types import SamplingParams
+
+pytestmark = [pytest.mark.engine, pytest.mark.soak]
+
+PROMPT = "".join(chr(0x4E00 + i * i * 7 % 3000) for i in range(90))
+
+
+def open_backend(model: Path, **changes: Any) -> LlamaBackend:
+    settings: dict[str, Any] = {"parallel": 3, "ctx": 512, "threads": 1, "disk_cache": False}
+    config = EngineConfig(model=str(model), check_integrity=True, **settings | changes)
+    backend = load(config)(lambda _: None)
+    assert isinstance(backend, LlamaBackend)
+    return backend
+
+
+def answers(backend: LlamaBackend, params: SamplingParams, n: int = 300) -> list[str]:
+    """Of three streams side by side; the first goes on past the context."""
+    cost = backend.core._cost
+    cost.step_s = lambda n_rows, depth: 1.0 + 0.01 * n_rows  # type: ignore[method-assign]
+    data: dict[int, bytes] = {}
+    for uid in (1, 2, 3):
+        ids = backend.tokenizer.encode(PROMPT[uid:], add_special=True, parse_special=True)
+        length = 600 if uid == 1 else n
+        job = CoreJob(uid, tuple(ids), length, params, shift_at_limit=uid == 1)
+        backend.core.add(job)
+    while backend.core.has_work():
+        for item in backend.core.step():
+            data[item.uid] = data.get(item.uid, b"") + item.data
+    return [data[uid].decode() for uid in (1, 2, 3)]
+
+
+def close(backend: LlamaBackend) -> None:
+    backend.core.close()
+    backend.model.close()
+
+
+@pytest.mark.parametrize("second", ["lookback", "watermark"])
+def test_right_or_wrong_it_changes_no_token(
+    second: str, lookback: Path, request: pytest.FixtureRequest
+) -> None:
+    backend = open_backend(lookback, draft_model=str(request.getfixturevalue(second)))
+    drafting = backend.core._drafting
+    assert drafting is not None
+    assert drafting._model is not None
+    expected = [lookback_text(PROMPT[uid:], 600 if uid == 1 else 300) for uid in (1, 2, 3)]
+    assert answers(backend, SamplingParams(temperature=0, ignore_eos=True)) == expected
+    assert (drafting._model._share > 0.6) == (second == "lookback")
+    close(backend)
+
+
+def test_drawn_answers_are_the_same_with_and_without(lookback: Path) -> None:
+    """Sixty logits wide, so that draws fall on many tokens."""
+    params = SamplingParams(temperature=9.0, seed=5, top_k=40, ignore_eos=True)
+    found = []
+    for changes in ({}, {"draft_model": str(lookback)}):
+        backend = open_backend(lookback, **changes)
+        found.append(answers(backend, params, 100)[1:])
+        close(backend)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("second", "changes", "why"),
+    [
+        pytest.param(
+            "starter",
+            {},
+            "another vocabulary than .*: 49152 tokens instead of 4096",
+            marks=pytest.mark.model,
+        ),
+        ("recurrent", {}, "cannot guess: it must generate text and be able to take it back"),
+        ("lookback", {"drafts": False}, "of no use while drafts are switched off"),
+    ],
+)
+def test_what_cannot_guess_is_refused_in_plain_words(
+    second: str,
+    changes: dict[str, Any],
+    why: str,
+    lookback: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    with pytest.raises(ConfigError, match=why) as refused:
+        open_backend(lookback, draft_model=str(request.getfixturevalue(second)), **changes)
+    assert refused.value.param == "draft_model"
+
+
+def test_for_models_that_take_nothing_back_it_is_refused(recurrent: Path, lookback: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot take a guess back"):
+        open_backend(recurrent, draft_model=str(lookback))
+
+
+def test_a_file_that_is_no_model_is_refused(lookback: Path, tmp_path: Path) -> None:
+    path = tmp_path / "small.gguf"
+    path.write_bytes(b"GGUF nonsense")
+    with pytest.raises(ModelFileError, match=r"cannot load small\.gguf"):
+        open_backend(lookback, draft_model=str(path))
