@@ -22,8 +22,9 @@ class BatchSampler:
     """Scratch and threads for the rows of a step. `close` ends the threads."""
 
     def __init__(self, n_vocab: int, n_threads: int | None = None) -> None:
-        """n_threads: at least 1; by default one per processor, at most 8."""
-        n = n_threads or min(_MAX_THREADS, os.cpu_count() or 1)
+        """n_threads: at least 1; by default one for two processors, at most 8: of two threads on
+        two processors, one waits for the other as often as it works."""
+        n = n_threads or min(_MAX_THREADS, max(1, (os.cpu_count() or 1) // 2))
         self._n_vocab = n_vocab
         self._scratch = [Candidates(n_vocab)]
         self._n_threads = n

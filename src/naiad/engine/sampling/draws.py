@@ -29,15 +29,20 @@ def uniform(seed: int, choice: int, position: int, purpose: bytes = b"") -> floa
 
 def weights_of(logits: npt.NDArray[np.float32]) -> Floats:
     """Softmax before it is divided by its sum; the greatest weight is 1."""
-    wide = logits.astype(np.float64)
-    wide -= wide.max()
-    return np.exp(wide, out=wide)
+    away = down_from_top(logits)
+    return np.exp(away, out=away)
+
+
+def down_from_top(logits: npt.NDArray[np.float32]) -> Floats:
+    """Each logit less the greatest. Exact; the ufuncs themselves, as arrays here are short."""
+    away: Floats = np.subtract(logits, np.maximum.reduce(logits), dtype=np.float64)
+    return away
 
 
 def shares_of(logits: npt.NDArray[np.float32]) -> Floats:
     """Softmax."""
     weights = weights_of(logits)
-    weights /= weights.sum()
+    weights /= np.add.reduce(weights)
     return weights
 
 

@@ -45,7 +45,7 @@ class Feedback(ABC):
 
     def drew(self, token: int) -> None:
         """Which one was drawn of those last reshaped. Nothing is learnt before it is accepted."""
-        place = int(np.flatnonzero(self._ids == token)[0])
+        place = int((self._ids == token).argmax())
         self._drawn = token, float(self._shares[place])
 
     def accept(self, token: int) -> None:
@@ -140,7 +140,7 @@ class AdaptiveP(Feedback):
         aim = min(max(2 * self._target - total / weight, 0.0), 1.0)
         away = np.abs(self._shares - aim) / 0.3
         logits = (5 - 10 * away * away / (1 + away)).astype(np.float32)
-        logits[np.isneginf(left.logits)] = -np.inf
+        logits[left.logits == -np.inf] = -np.inf
         return Left(left.ids, logits)
 
     def after(self, share: float) -> State:

@@ -40,67 +40,75 @@ class History:
 
 
 class Tally:
-    """How often each token stands in a window of a history, kept as the window moves."""
+    """How often each token stands in a window of a history, and where last, kept as it moves."""
 
     def __init__(self, history: History) -> None:
         self._history = history
         self._start = self._end = 0
         self._n = 0
-        self._ids = np.empty(64, np.int32)
-        self._counts = np.empty(64, np.int32)
+        self._table = np.empty((3, 64), np.int32)  # ids, counts, where each stands last
         self._places: dict[int, int] = {}
 
     @property
     def ids(self) -> Ids:
         """The distinct tokens of the window, in no order; a view valid until it moves."""
-        return self._ids[: self._n]
+        return self._table[0, : self._n]
 
     @property
     def counts(self) -> Ids:
         """How often each of `ids` stands there."""
-        return self._counts[: self._n]
+        return self._table[1, : self._n]
+
+    @property
+    def last(self) -> Ids:
+        """The place in the history where each of `ids` stands last."""
+        return self._table[2, : self._n]
 
     def move(self, start: int, end: int) -> None:
-        """Count tokens [start, end) of the history instead."""
-        if abs(start - self._start) + abs(end - self._end) > _REBUILD:
+        """Count tokens [start, end) of the history instead.
+
+        Going back counts anew: only the history knows where a token stood before its last place.
+        """
+        is_back = start < self._start or end < self._end
+        if is_back or start - self._start + end - self._end > _REBUILD:
             self._rebuild(start, end)
-        out = self._history.between
-        self._remove(out(self._start, min(start, self._end)))
-        self._remove(out(max(end, self._start), self._end))
-        self._add(out(start, min(self._start, end)))
-        self._add(out(max(self._end, start), end))
+        self._add(self._end, end)
+        self._remove(self._history.between(self._start, start))
         self._start, self._end = start, end
 
     def _rebuild(self, start: int, end: int) -> None:
-        ids, counts = np.unique(self._history.between(start, end), return_counts=True)
-        self._ids, self._counts, self._n = ids, counts.astype(np.int32), len(ids)
+        tokens = self._history.between(start, end)[::-1]
+        ids, at, counts = np.unique(tokens, return_index=True, return_counts=True)
+        self._n = len(ids)
+        self._table = np.array((ids, counts, end - 1 - at), np.int32)
         self._places = {token: place for place, token in enumerate(ids.tolist())}
         self._start, self._end = start, end
 
-    def _add(self, tokens: Ids) -> None:
-        for token in tokens.tolist():
+    def _add(self, start: int, end: int) -> None:
+        for at, token in enumerate(self._history.between(start, end).tolist(), start):
             place = self._places.get(token)
             if place is not None:
-                self._counts[place] += 1
+                self._table[1, place] += 1
+                self._table[2, place] = at
                 continue
-            if self._n == len(self._ids):
-                self._ids = np.resize(self._ids, 2 * self._n + 64)
-                self._counts = np.resize(self._counts, 2 * self._n + 64)
+            if self._n == self._table.shape[1]:
+                more = np.empty((3, self._n + 64), np.int32)
+                self._table = np.concatenate((self._table, more), axis=1)
             self._places[token] = self._n
-            self._ids[self._n], self._counts[self._n] = token, 1
+            self._table[:, self._n] = token, 1, at
             self._n += 1
 
     def _remove(self, tokens: Ids) -> None:
         for token in tokens.tolist():
             place = self._places[token]
-            self._counts[place] -= 1
-            if self._counts[place] == 0:
+            self._table[1, place] -= 1
+            if self._table[1, place] == 0:
                 self._drop(token, place)
 
     def _drop(self, token: int, place: int) -> None:
         """Fill the hole with the last entry."""
         self._n -= 1
-        moved = int(self._ids[self._n])
-        self._ids[place], self._counts[place] = moved, self._counts[self._n]
+        moved = int(self._table[0, self._n])
+        self._table[:, place] = self._table[:, self._n]
         self._places[moved] = place
         del self._places[token]

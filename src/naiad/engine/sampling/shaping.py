@@ -136,9 +136,7 @@ class Penalties:
         repeat = np.full(len(ids), p.repetition_penalty, np.float32)
         if p.penalty_slope != 1 and p.repetition_penalty > 1:
             n = min(len(self._history), self._size)
-            near = set(self._history.last(n - n // 2).tolist())
-            # Some hundred tokens: a set is quicker than sorting them, as NumPy's isin would.
-            far_only = np.fromiter((token not in near for token in ids.tolist()), np.bool_)
+            far_only = self._tally.last < len(self._history) - (n - n // 2)
             repeat[far_only] = 1 + (p.repetition_penalty - 1) * p.penalty_slope
         return repeat
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from naiad.engine.sampling.draws import Floats, shares_of, uniform, weights_of
+from naiad.engine.sampling.draws import Floats, down_from_top, shares_of, uniform
 from naiad.engine.sampling.rows import (
     Left,
     Row,
@@ -81,7 +81,7 @@ def top_n_sigma(p: SamplingParams, left: Left, _moment: Moment) -> Left:
 def top_a(p: SamplingParams, left: Left, _moment: Moment) -> Left:
     """Keeps tokens with at least a * (the greatest share) squared. Source: KoboldAI."""
     shares = shares_of(left.logits)
-    top = float(shares.max())
+    top = float(np.maximum.reduce(shares))
     keep = shares >= min(p.top_a * top * top, top)
     return Left(left.ids[keep], left.logits[keep])
 
@@ -142,7 +142,9 @@ def tail_free(p: SamplingParams, left: Left, _moment: Moment) -> Left:
     if len(left.ids) <= 2:
         return left
     ids, logits = descending(left)
-    bend = np.abs(np.diff(shares_of(logits), n=2))
+    shares = shares_of(logits)
+    slope = shares[1:] - shares[:-1]
+    bend = np.abs(slope[1:] - slope[:-1])
     total = float(bend.sum())
     bend = bend / total if total > 1e-6 else np.full(len(bend), 1 / len(bend))
     passed = bend.cumsum() > p.tfs
@@ -157,11 +159,12 @@ def typical(p: SamplingParams, left: Left, _moment: Moment) -> Left:
     Source: Meister et al., arXiv 2202.00666. llama.cpp's stage computes NaN, and keeps what it
     should not, as soon as a share is too small for a float32 (a banned token's, say).
     """
-    weights = weights_of(left.logits)
-    total = float(weights.sum())
-    with np.errstate(invalid="ignore"):
-        surprise = math.log(total) - (left.logits.astype(np.float64) - left.logits.max())
-    expected = float(weights[weights > 0] @ surprise[weights > 0]) / total
+    away = down_from_top(left.logits)
+    weights = np.exp(away)
+    total = float(np.add.reduce(weights))
+    surprise = math.log(total) - away
+    known = slice(None) if math.isfinite(np.minimum.reduce(away)) else weights > 0
+    expected = float(weights[known] @ surprise[known]) / total
     order = np.argsort(np.abs(surprise - expected), kind="stable")
     n = int(weights[order].cumsum().searchsorted(p.typical_p * total, side="right")) + 1
     keep = np.sort(order[:n])
@@ -174,14 +177,16 @@ def smoothing(p: SamplingParams, left: Left, _moment: Moment) -> Left:
     With d = logit - (the greatest logit), f the factor and c the curve, the logit becomes
     max - f * (3 - c) / 2 * d**2 + f * (c - 1) / 2 * d**3; c = 1 is purely quadratic.
     """
-    wide = left.logits.astype(np.float64)
-    top = wide.max()
-    down = np.maximum(wide - top, -1e30)  # minus infinity stays far below, and is no NaN
+    top = float(np.maximum.reduce(left.logits))
+    down = np.maximum(down_from_top(left.logits), -1e30)  # of minus infinity too: no NaN
     factor, curve = p.smoothing_factor, p.smoothing_curve
-    bent = down * down * (-(3 - curve) / 2 * factor) + down**3 * ((curve - 1) / 2 * factor)
+    square = down * down
+    bent = square * (-(3 - curve) / 2 * factor)
+    if curve != 1:
+        bent += square * down * ((curve - 1) / 2 * factor)
     with np.errstate(over="ignore"):
         logits = (top + bent).astype(np.float32)
-    logits[np.isneginf(left.logits)] = -np.inf
+    logits[left.logits == -np.inf] = -np.inf
     return Left(left.ids, logits)
 
 
