@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -395,10 +396,11 @@ async def test_a_command_that_cannot_run_leaves_nothing_open(
         raise OSError("no memory")
 
     monkeypatch.setattr("subprocess.Popen", popen)
+    gc.collect()  # what earlier tests left is not closed meanwhile
     before = psutil.Process().num_fds()
     with pytest.raises(OSError, match="no memory"):
         await launch_process(CONFIG, 1)
-    assert psutil.Process().num_fds() == before
+    assert psutil.Process().num_fds() <= before
 
 
 async def test_a_thread_that_does_not_end_is_left_and_said(

@@ -307,12 +307,21 @@ async def test_a_head_that_does_not_arrive_is_given_up(
 
 
 async def test_a_running_stream_has_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEAD_RECEIPT_S", 0.01)
+    """Whatever timer its head had is cancelled; a short one might be over before the head came."""
+    timers: list[asyncio.TimerHandle | None] = []
+    arm = protocol.LimitedProtocol._arm
+
+    def noting(connection: protocol.LimitedProtocol) -> None:
+        arm(connection)
+        timers.append(connection._head_timer)
+
+    monkeypatch.setattr(protocol.LimitedProtocol, "_arm", noting)
     engine = FakeEngine(silent)
     async with server(engine, heartbeat_s=0.02) as port, connected(port) as wire:
         await wire.send(http(GENERATE, STREAM))
         await wire.head()
         assert [await wire.chunk() for _ in range(3)] == [b"open 3\n", b"beat\n", b"beat\n"]
+        assert [timer is not None and timer.cancelled() for timer in timers] == [True]
 
 
 @pytest.mark.parametrize("body", [STREAM, WHOLE])

@@ -11,6 +11,22 @@ import pytest
 from naiad.native.threads import give_way
 
 
+def is_allowed() -> bool:
+    """Some containers refuse it."""
+    refusals: list[OSError] = []
+
+    def run() -> None:
+        try:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        except OSError as error:
+            refusals.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return not refusals
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="niceness of a thread is Linux's")
 def test_only_the_thread_itself_gives_way() -> None:
     policies: list[int] = []
@@ -20,6 +36,8 @@ def test_only_the_thread_itself_gives_way() -> None:
         policies.append(os.sched_getscheduler(threading.get_native_id()))
 
     mine = os.sched_getscheduler(threading.get_native_id())
+    if not is_allowed():
+        pytest.skip("this system lets no thread give way")
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()

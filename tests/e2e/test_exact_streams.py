@@ -112,6 +112,7 @@ async def test_stop_before_the_disconnect_cancels_the_old_stream_only(
     watermark_server: ServerProcess,
 ) -> None:
     """The other order: the abort arrives while the old stream is still connected."""
+    n_stopped = 0
     for i in range(50):
         started = asyncio.Event()
         old = asyncio.create_task(
@@ -120,9 +121,12 @@ async def test_stop_before_the_disconnect_cancels_the_old_stream_only(
         await started.wait()
         reply = await post_async(watermark_server, "/api/extra/abort", b"")
         new = await stream(watermark_server, "openai", character(7), 30)
-        assert b'"success":"true"' in reply.replace(b" ", b"")
+        is_stopped = b'"success":"true"' in reply.replace(b" ", b"")
         assert is_right(new, watermark_text(7, 30))
-        assert len((await old).terminals) == 1
+        [terminal] = (await old).terminals
+        assert is_stopped or terminal == "length"  # it was over before anybody read its beginning
+        n_stopped += is_stopped
+    assert n_stopped > 0
 
 
 @pytest.mark.parametrize(("delay_ms", "n_streams"), [(0, 30), (60, 30), (400, 30), (2000, 5)])
