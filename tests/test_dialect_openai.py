@@ -92,6 +92,13 @@ def test_max_tokens_past_the_context_is_no_error() -> None:
     assert chat(max_tokens=10**12).request.max_tokens == 2**31 - 1
 
 
+def test_minus_one_is_no_limit() -> None:
+    assert chat(max_tokens=-1).request.max_tokens is None
+    assert completion(n_predict=-1).request.max_tokens is None
+    with pytest.raises(InvalidRequest, match="'max_tokens' must be an integer of at least 1"):
+        chat(max_tokens=-2)
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
@@ -132,6 +139,13 @@ def test_developer_is_the_system_of_templates() -> None:
 def test_bad_messages(turns: Any, why: str) -> None:
     with pytest.raises(InvalidRequest, match=why):
         chat(messages=turns)
+
+
+def test_what_an_assistant_refused_is_what_it_said() -> None:
+    part = {"type": "refusal", "refusal": "I cannot."}
+    prompt = chat(messages=[{"role": "assistant", "content": [part]}, *HI]).request.prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.messages[0].content == "I cannot."
 
 
 @pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
@@ -195,6 +209,11 @@ def test_what_would_change_the_answer_is_refused_by_name(field: str, value: Any)
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("f", "g")]
 
 
+def allowing(mode: str, *names: str) -> dict[str, Any]:
+    named = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": named}}
+
+
 @pytest.mark.parametrize(
     ("choice", "names", "forced"),
     [
@@ -203,6 +222,8 @@ TOOLS = [{"type": "function", "function": {"name": name}} for name in ("f", "g")
         ("none", [], ()),
         ("required", ["f", "g"], ("f", "g")),
         ({"type": "function", "function": {"name": "g"}}, ["f", "g"], ("g",)),
+        (allowing("auto", "g"), ["g"], ()),
+        (allowing("required", "g", "f"), ["f", "g"], ("f", "g")),
     ],
 )
 def test_which_tools_may_and_must_be_called(choice: Any, names: Any, forced: Any) -> None:
@@ -218,6 +239,8 @@ def test_which_tools_may_and_must_be_called(choice: Any, names: Any, forced: Any
         ({"tool_choice": "required"}, "'tool_choice' forces a call, but there are no tools"),
         ({"tool_choice": "always", "tools": TOOLS}, "'tool_choice' must be none, auto, required"),
         ({"tool_choice": {"function": {"name": "h"}}, "tools": TOOLS}, "there is no tool 'h'"),
+        ({"tool_choice": allowing("auto", "h"), "tools": TOOLS}, "'h', but there is no such tool"),
+        ({"tool_choice": allowing("any", "f"), "tools": TOOLS}, r"tools.mode' must be auto or req"),
         ({"tools": [{"type": "web_search"}]}, "only functions are known"),
         ({"tools": [{"function": {}}]}, r"'tools\[0\].function.name' is missing"),
         ({"tools": [{"function": {"name": "", "parameters": {}}}]}, "is empty"),

@@ -97,6 +97,11 @@ def test_tools_and_reasoning_reach_the_prompt() -> None:
     assert (made.forced, made.has_one_call, made.is_split) == (("f",), True, True)
     assert prompt(tools=[F], tool_choice={"type": "function", "name": "f"}).forced == ("f",)
     assert prompt(tools=[F], tool_choice="none").tools == ()
+    named = [{"type": "function", "name": "g"}]
+    allowed = {"type": "allowed_tools", "mode": "required", "tools": named}
+    made = prompt(tools=[F, {**F, "name": "g"}], tool_choice=allowed)
+    assert ([tool.name for tool in made.tools], made.forced) == (["g"], ("g",))
+    assert asked(tools=[{**F, "name": "g"}], tool_choice=allowed).shown["tool_choice"] == allowed
     assert prompt(reasoning={"effort": "none"}).thinking is False
     assert prompt(reasoning={"effort": "high"}).template_kwargs == (("reasoning_effort", "high"),)
 

@@ -122,7 +122,8 @@ def outcome(client: Client, url: str) -> str:
         except subprocess.TimeoutExpired:
             return f"not done within {limit_s} s"
     if done.returncode == 0:
-        return f"passed; {done.stdout}".strip().removesuffix(";")
+        told = done.stdout.strip()
+        return f"passed; {told}" if told and "\n" not in told else "passed"
     return f"exit code {done.returncode}\n{(done.stdout + done.stderr)[-3000:]}"
 
 

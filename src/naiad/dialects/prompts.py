@@ -118,6 +118,8 @@ def _part(name: str, part: Any) -> str:
         return text(name, part)
     fields = Fields(mapping(name, part), f"{name}.")
     kind = fields.need(short_text(MAX_ROLE_CHARS), "type")
+    if kind == "refusal":  # what an assistant said, also when it is that
+        return fields.need(text, "refusal")
     if kind not in _TEXT_PARTS:
         raise Unsupported(
             f"'{name}' is of type {kind!a}; this model reads text parts only.", param=name

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from naiad.dialects.fields import Fields, array, mapping, short_text, text
+from naiad.dialects.fields import Fields, array, bad, mapping, short_text, text
 from naiad.errors import InvalidRequest, Unsupported
 from naiad.types import ChatMessage, Tool, ToolCall
 
@@ -43,6 +43,36 @@ def forced_names(param: str, tools: Sequence[Tool], name: str | None = None) -> 
         missing = "there are no tools" if name is None else f"there is no tool {name[:40]!a}"
         raise InvalidRequest(f"'{param}' forces a call, but {missing}.", param=param)
     return names if name is None else (name,)
+
+
+def allowed_tools(
+    fields: Fields, tools: Sequence[Tool]
+) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+    """A choice's `tools`, named as they are in chats or in responses, and its `mode`: the tools
+    that may be called, and the names of those of which one must be. Raises InvalidRequest.
+    """
+    name, _ = fields.find("tools")
+    names = [_named(f"{name}[{i}]", one) for i, one in enumerate(fields.need(array, "tools"))]
+    kept = tuple(tool for tool in tools if tool.name in names)
+    if unknown := set(names) - {tool.name for tool in kept}:
+        raise InvalidRequest(
+            f"'{name}' allows {min(unknown)[:40]!a}, but there is no such tool.", param=name
+        )
+    match fields.get(short_text(MAX_NAME_CHARS), "mode") or "auto":
+        case "auto":
+            return kept, ()
+        case "required":
+            return kept, forced_names(name, kept)
+        case other:
+            raise bad(fields.find("mode")[0], "auto or required", other)
+
+
+def _named(name: str, value: Any) -> str:
+    outer = Fields(mapping(name, value), f"{name}.")
+    inner = outer.get(mapping, "function")
+    if inner is not None:
+        outer = Fields(inner, f"{name}.function.")
+    return outer.need(short_text(MAX_NAME_CHARS), "name")
 
 
 def make_tool(fields: Fields, schema: str) -> Tool:

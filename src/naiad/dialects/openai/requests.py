@@ -32,7 +32,7 @@ from naiad.dialects.sampling import (
     wants_progress,
 )
 from naiad.dialects.thinking import read_thinking_budget, read_thinking_wish
-from naiad.dialects.tools import MAX_NAME_CHARS, forced_names, read_tools
+from naiad.dialects.tools import MAX_NAME_CHARS, allowed_tools, forced_names, read_tools
 from naiad.errors import InvalidRequest, Unsupported
 from naiad.types import (
     ChatMessage,
@@ -122,15 +122,18 @@ def _read_tools(fields: Fields) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
     if choice == "required":
         return tools, forced_names(name, tools)
     if isinstance(choice, dict):
-        return tools, forced_names(name, tools, _chosen(name, choice))
+        inner = Fields(choice, f"{name}.")
+        if allowed := inner.get(mapping, "allowed_tools"):
+            return allowed_tools(Fields(allowed, f"{name}.allowed_tools."), tools)
+        return tools, forced_names(name, tools, _chosen(name, inner))
     if choice not in (None, "auto"):
         raise bad(name, "none, auto, required or an object that names a function", choice)
     return tools, ()
 
 
-def _chosen(name: str, choice: Mapping[str, Any]) -> str:
+def _chosen(name: str, choice: Fields) -> str:
     """The function in {"type": "function", "function": {"name": ...}}."""
-    inner = Fields(choice, f"{name}.").need(mapping, "function")
+    inner = choice.need(mapping, "function")
     return Fields(inner, f"{name}.function.").need(short_text(MAX_NAME_CHARS), "name")
 
 
@@ -174,7 +177,7 @@ def read_request(
     return GenerateRequest(
         prompt=prompt,
         sampling=with_logprobs(read_sampling(fields, model, DEFAULTS), fields),
-        max_tokens=read_max_tokens(fields, *MAX_TOKENS),
+        max_tokens=_read_limit(fields),
         stop=read_stops(fields, *STOPS),
         stream=is_streamed,
         model=fields.get(short_text(MAX_MODEL_CHARS), "model") or None,
@@ -188,6 +191,12 @@ def read_request(
         keeps_stop=keeps_stop(fields),
         shows_controls=shows_controls(fields),
     )
+
+
+def _read_limit(fields: Fields) -> int | None:
+    """-1 is no limit, as clients of LM Studio and llama-server say it."""
+    is_without = fields.find(*MAX_TOKENS)[1] == -1
+    return None if is_without else read_max_tokens(fields, *MAX_TOKENS)
 
 
 def _continues(fields: Fields, messages: tuple[ChatMessage, ...]) -> bool:

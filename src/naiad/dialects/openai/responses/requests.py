@@ -29,7 +29,14 @@ from naiad.dialects.openai.requests import (
 from naiad.dialects.openai.responses.items import Item, read_input, to_messages
 from naiad.dialects.prompts import read_template_kwargs
 from naiad.dialects.sampling import ignored
-from naiad.dialects.tools import MAX_NAME_CHARS, MAX_TOOLS, forced_names, make_tool, sound
+from naiad.dialects.tools import (
+    MAX_NAME_CHARS,
+    MAX_TOOLS,
+    allowed_tools,
+    forced_names,
+    make_tool,
+    sound,
+)
 from naiad.errors import InvalidRequest, Unsupported
 from naiad.types import ChatPrompt, GenerateRequest, Grammar, ModelInfo, SamplingParams, Tool
 
@@ -114,7 +121,7 @@ def read_prompt(fields: Fields, history: Sequence[Item] = ()) -> Input:
     items = read_input(fields)
     instructions = fields.get(text, "instructions")
     tools, unknown = _read_tools(fields)
-    choice, forced = _read_choice(fields, tools)
+    choice, callable_tools, forced = _read_choice(fields, tools)
     effort, summary = _read_reasoning(fields)
     kwargs, reserved = read_template_kwargs(fields, RESERVED_KWARGS)
     if effort and effort != "none":
@@ -122,7 +129,7 @@ def read_prompt(fields: Fields, history: Sequence[Item] = ()) -> Input:
     prompt = ChatPrompt(
         messages=to_messages([*history, *items], instructions or ""),
         template_kwargs=tuple(kwargs.items()),
-        tools=() if choice == "none" else tools,
+        tools=callable_tools,
         forced=forced,
         has_one_call=(is_serial := fields.get(boolean, "parallel_tool_calls") is False),
         thinking=False if effort == "none" else None,
@@ -189,21 +196,27 @@ def _shown(tool: Tool) -> dict[str, Any]:
     }
 
 
-def _read_choice(fields: Fields, tools: Sequence[Tool]) -> tuple[Any, tuple[str, ...]]:
-    """What is shown of `tool_choice`, and the names of the tools one of which must be called."""
+def _read_choice(
+    fields: Fields, tools: tuple[Tool, ...]
+) -> tuple[Any, tuple[Tool, ...], tuple[str, ...]]:
+    """What is shown of `tool_choice`; the tools that may be called, and the names of those of which
+    one must be.
+    """
     name, choice = fields.find("tool_choice")
     if choice in (None, "auto", "none"):
-        return choice or "auto", ()
+        return choice or "auto", () if choice == "none" else tools, ()
     if choice == "required":
-        return choice, forced_names(name, tools)
+        return choice, tools, forced_names(name, tools)
     if not isinstance(choice, dict):
         raise bad(name, "none, auto, required or an object that names a function", choice)
     inner = Fields(choice, f"{name}.")
     kind = inner.get(short_text(MAX_NAME_CHARS), "type") or "function"
+    if kind == "allowed_tools":
+        return choice, *allowed_tools(inner, tools)
     if kind != "function":
         raise Unsupported(f"'{name}' is of type {kind!a}; only functions are known.", param=name)
     wanted = inner.need(short_text(MAX_NAME_CHARS), "name")
-    return {"type": "function", "name": wanted}, forced_names(name, tools, wanted)
+    return {"type": "function", "name": wanted}, tools, forced_names(name, tools, wanted)
 
 
 def _read_reasoning(fields: Fields) -> tuple[str | None, str | None]:
