@@ -85,7 +85,7 @@ def test_servers_that_run_tell_what_they_used(
     monkeypatch.setattr(cache, "glance", lambda server: told[int(server.url[-4:])])
     assert run(["cache"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "Tiny at http://127.0.0.1:8001: 1,234 states saved, reused 5 from memory and 6 from disk, "
+        "Tiny at http://127.0.0.1:8001: 1,234 saved, reused 5 from memory and 6 from disk, "
         "3.0 MiB in memory."
     ]
 

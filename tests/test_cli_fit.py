@@ -115,7 +115,7 @@ def test_show_tells_the_memory_of_a_context(capsys: Output) -> None:
     assert (told["ctx"], told["kv_type"], told["kv_bytes_per_token"]) == (1024, "q8_0", 12240)
     assert told["memory_bytes"] > 1024 * 12240
     assert run(["show", "tiny"]) == 0
-    assert "memory_bytes:" in capsys.readouterr().out
+    assert "\nmemory  " in capsys.readouterr().out
 
 
 def test_show_leaves_out_what_the_file_does_not_tell(models: Path, capsys: Output) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,13 @@ Output = pytest.CaptureFixture[str]
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NAIAD_STATE_DIR", str(tmp_path / "state"))
     return tmp_path / "state"
+
+
+def test_servers_are_asked_at_the_same_time() -> None:
+    both = threading.Barrier(2, timeout=60)
+    servers = [a_note(port=1), a_note(port=2)]
+    assert sorted(processes.at_once(lambda _: both.wait(), servers)) == [0, 1]
+    assert processes.at_once(lambda server: server.url, servers[:1]) == ["http://127.0.0.1:1"]
 
 
 def a_note(pid: int = 0, port: int = 9, **more: object) -> Running:

@@ -267,8 +267,8 @@ def test_the_welcome_shows_a_new_key_and_its_link_and_a_given_key_never() -> Non
     made = "\n".join(welcome(INFO, "http://h:1", Config(), "NEWKEY"))
     assert "shown only here: NEWKEY" in made
     assert "In a browser                  http://h:1/#key=NEWKEY" in made
-    assert made.count("NEWKEY") == 2
-    assert "Authorization: Bearer YOUR_KEY" in made
+    assert made.count("NEWKEY") == 3
+    assert "Authorization: Bearer NEWKEY" in made  # what is there to paste works
     given = "\n".join(welcome(INFO, "http://h:1", Config(api_key="MINE"), None))
     assert "MINE" not in given
     assert "Bearer YOUR_KEY" in given

@@ -199,7 +199,7 @@ def test_an_error_in_the_stream_is_raised() -> None:
 def test_refusals_keep_the_servers_words() -> None:
     body = b'{"error": {"message": "Show a key."}}'
     assert isinstance(refusal(401, body), Unauthorized)
-    assert refusal(401, body).message == "Show a key."
+    assert refusal(401, body).message.startswith("Show a key. Here: --api-key KEY")
     assert isinstance(refusal(503, b""), EngineUnavailable)
     assert refusal(418, b"<html>").message == "The server answered 418."
 

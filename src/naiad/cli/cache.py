@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from naiad.cli.options import config_option, json_option, settings_options
-from naiad.cli.processes import glance
+from naiad.cli.processes import at_once, glance
 from naiad.cli.progress import mebibytes
 from naiad.cli.running import running
 from naiad.cli.settings import load
@@ -78,11 +78,12 @@ def _print_table(found: list[Summary]) -> None:
 
 def _told_by_servers() -> Iterator[str]:
     """What became of the caches of those that run and answer."""
-    for server in running():
-        counts = glance(server).get("cache")
+    servers = running()
+    for server, told in zip(servers, at_once(glance, servers), strict=True):
+        counts = told.get("cache")
         if counts:
             yield (
-                f"{server.name} at {server.url}: {counts['n_saved']:,} states saved, reused "
+                f"{server.name} at {server.url}: {counts['n_saved']:,} saved, reused "
                 f"{counts['n_from_memory']:,} from memory and {counts['n_from_disk']:,} from disk, "
                 f"{mebibytes(counts['n_bytes_in_memory'])} in memory."
             )

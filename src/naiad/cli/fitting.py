@@ -26,6 +26,7 @@ from naiad.models.catalogue import find, models_dir, parts_of
 
 if TYPE_CHECKING:
     from naiad.models.cost import Cost
+    from naiad.models.gguf import GgufHeader
     from naiad.models.speed import Machine
 
 KV_TYPES = ("f16", "q8_0")
@@ -81,13 +82,13 @@ def fit(model: str | None, as_json: bool, no_speed: bool, config: str | None, **
     return int(not any(one.most_ctx and one.ctx <= one.most_ctx for one in fits))
 
 
-def cost_of_file(path: Path) -> Cost:
-    """The costs of a model's file. Raises ModelFileError."""
+def cost_of_file(path: Path, header: GgufHeader | None = None) -> Cost:
+    """The costs of a model's file. header: when it was read already. Raises ModelFileError."""
     from naiad.models.cost import cost_of
     from naiad.models.gguf import read_header
 
     n_bytes = sum(part.stat().st_size for part in parts_of(path) if part.is_file())
-    return cost_of(read_header(path), n_bytes)
+    return cost_of(header or read_header(path), n_bytes)
 
 
 def free_bytes() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,9 @@ from naiad.models.catalogue import Installed, find, installed, parts_of
 from naiad.models.catalogue import models_dir as folder_of
 from naiad.models.places import hub_cache
 from naiad.models.sources import SOURCES
+
+if TYPE_CHECKING:
+    from naiad.models.gguf import GgufHeader
 
 #: What `show` tells of a model that is whole, and how a person calls it.
 LABELS = {
@@ -125,25 +128,25 @@ def show(name: str, as_json: bool, config: str | None, **flags: Any) -> None:
     """
     settings = load(flags, file=config)
     path = find(name, folder_of(settings.models_dir), elsewhere(settings))
-    facts, problem = look_at(path)
-    if problem is None:
-        facts |= memory_facts(path, settings.engine.ctx, settings.engine.kv_type or "f16")
+    facts, read = look_at(path)
+    if not isinstance(read, ModelFileError):
+        facts |= memory_facts(path, read, settings.engine.ctx, settings.engine.kv_type or "f16")
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:
         for key, label in LABELS.items():
             if key in facts:
                 click.echo(f"{label:<16}{_for_people(key, facts[key])}")
-    if problem is not None:
-        raise problem
+    if isinstance(read, ModelFileError):
+        raise read
 
 
-def memory_facts(path: Path, ctx: int | None, kv_type: str) -> dict[str, Any]:
+def memory_facts(path: Path, header: GgufHeader, ctx: int | None, kv_type: str) -> dict[str, Any]:
     """What the model needs in memory; nothing when its header does not tell enough."""
     from naiad.cli.fitting import cost_of_file, memory
 
     try:
-        cost = cost_of_file(path)
+        cost = cost_of_file(path, header)
     except ModelFileError:
         return {}
     n_ctx = ctx or cost.n_ctx_train
@@ -196,8 +199,8 @@ def deletable(path: Path, folder: Path) -> list[Path]:
     return [*(link for link in links if link.resolve() in blobs), *blobs, *parts]
 
 
-def look_at(path: Path) -> tuple[dict[str, Any], ModelFileError | None]:
-    """What `show` prints, and what is wrong with the file, if anything is."""
+def look_at(path: Path) -> tuple[dict[str, Any], GgufHeader | ModelFileError]:
+    """What `show` prints, and the file's header, or what is wrong with it."""
     from naiad.models.gguf import is_gguf, read_header
 
     facts: dict[str, Any] = {
@@ -222,7 +225,7 @@ def look_at(path: Path) -> tuple[dict[str, Any], ModelFileError | None]:
         "gguf_version": header.version,
         "n_tensors": header.n_tensors,
     }
-    return facts, None
+    return facts, header
 
 
 def _for_people(key: str, value: Any) -> str:

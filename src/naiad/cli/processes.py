@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -18,6 +19,8 @@ from naiad.errors import NaiadError, NotFound
 
 if TYPE_CHECKING:
     import psutil
+
+T = TypeVar("T")
 
 #: A server may end its streams (10 s) and save what it computed (3 s) before it goes.
 PATIENCE_S = 30.0
@@ -56,7 +59,7 @@ class Row:
 @json_option
 def ps(as_json: bool) -> None:
     """List the servers that run: model, state, requests, memory."""
-    rows = [look_at(server) for server in running()]
+    rows = at_once(look_at, running())
     if as_json:
         click.echo(json.dumps([row.as_json() for row in rows], indent=2))
     elif not rows:
@@ -156,6 +159,16 @@ def glance(server: Running) -> dict[str, Any]:
     with contextlib.suppress(NaiadError):
         health = Api(server.url, server.key).get("/health", GLANCE_S)
     return dict(health)
+
+
+def at_once(ask: Callable[[Running], T], servers: list[Running]) -> list[T]:
+    """Ask each server, all at the same time: one that hangs makes nobody wait for the next."""
+    if len(servers) < 2:
+        return [ask(server) for server in servers]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(len(servers)) as pool:
+        return list(pool.map(ask, servers))
 
 
 def look_at(server: Running) -> Row:

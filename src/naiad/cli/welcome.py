@@ -123,7 +123,7 @@ def welcome(
         port = url.rpartition(":")[2]
         lines += ["", f"  Other machines find it at http://{socket.gethostname()}:{port}"]
     lines += ["", *_addresses(url, new_key), ""]
-    lines += [f"  {line}" for line in _to_paste(url, has_key=bool(key))]
+    lines += [f"  {line}" for line in _to_paste(url, new_key or ("YOUR_KEY" if key else ""))]
     return [*lines, "", "  Ctrl-C stops the server."]
 
 
@@ -148,9 +148,9 @@ def _program() -> str:
     return str(called) if near.startswith("..") else near
 
 
-def _to_paste(url: str, *, has_key: bool) -> list[str]:
-    """A request to try at another terminal."""
-    auth = " -H 'Authorization: Bearer YOUR_KEY'" if has_key else ""
+def _to_paste(url: str, key: str) -> list[str]:
+    """A request to try at another terminal. key: "" for none."""
+    auth = f" -H 'Authorization: Bearer {key}'" if key else ""
     return [
         f"curl -N {url}/v1/chat/completions{auth} -H 'Content-Type: application/json' \\",
         """  -d '{"messages":[{"role":"user","content":"Hello!"}],"stream":true}'""",

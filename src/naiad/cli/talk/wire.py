@@ -81,7 +81,9 @@ class Api:
         try:
             connection.request("GET", path, headers=self._headers())
             return json.loads(connection.getresponse().read())
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except ValueError:
+            raise ServerLost(f"What answers at {self.url} is no server that naiad knows.") from None
+        except (OSError, http.client.HTTPException) as error:
             raise self._lost(error) from error
         finally:
             connection.close()
@@ -146,6 +148,8 @@ def refusal(status: int, body: bytes) -> NaiadError:
         told = json.loads(body)["error"]["message"]
     except (ValueError, KeyError, TypeError):
         told = f"The server answered {status}."
+    if status == 401:
+        told = f"{told} Here: --api-key KEY, or NAIAD_API_KEY; the server printed it at its start."
     kinds: dict[int, type[NaiadError]] = {401: Unauthorized, 404: NotFound, 503: EngineUnavailable}
     return kinds.get(status, NaiadError)(str(told), status=status)
 

@@ -54,8 +54,8 @@ export function askLong(title) {
 /** @param {boolean} wasWrong @returns {Promise<string | null>} */
 export function askKey(wasWrong) {
   const told = wasWrong
-    ? "The server does not know this key. It printed the right one, and a link with it, when it started."
-    : "This server asks for a key. It printed one, and a link with it, when it started.";
+    ? "The server does not know this key. It prints the right one, in a link, when it starts; else ask whoever runs it."
+    : "This server asks for a key. It prints one, in a link, when it starts; else ask whoever runs it.";
   const input = h("input", {
     type: "password", required: true, autocomplete: "current-password", "aria-label": "Key", spellcheck: "false",
   });
