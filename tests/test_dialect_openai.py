@@ -92,11 +92,13 @@ def test_max_tokens_past_the_context_is_no_error() -> None:
     assert chat(max_tokens=10**12).request.max_tokens == 2**31 - 1
 
 
-def test_minus_one_is_no_limit() -> None:
-    assert chat(max_tokens=-1).request.max_tokens is None
+def test_minus_one_is_no_limit_under_the_name_that_has_it_so() -> None:
+    assert chat(n_predict=-1).request.max_tokens is None
     assert completion(n_predict=-1).request.max_tokens is None
+    with pytest.raises(InvalidRequest, match="'n_predict' must be an integer of at least 1"):
+        chat(n_predict=-2)
     with pytest.raises(InvalidRequest, match="'max_tokens' must be an integer of at least 1"):
-        chat(max_tokens=-2)
+        chat(max_tokens=-1)
 
 
 @pytest.mark.parametrize(

@@ -194,8 +194,8 @@ def read_request(
 
 
 def _read_limit(fields: Fields) -> int | None:
-    """-1 is no limit, as clients of LM Studio and llama-server say it."""
-    is_without = fields.find(*MAX_TOKENS)[1] == -1
+    """Under llama-server's own name, -1 is no limit; under OpenAI's names it is a mistake."""
+    is_without = fields.find(*MAX_TOKENS) == ("n_predict", -1)
     return None if is_without else read_max_tokens(fields, *MAX_TOKENS)
 
 
