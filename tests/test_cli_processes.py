@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -46,17 +47,25 @@ def a_note(pid: int = 0, port: int = 9, **more: object) -> Running:
     return msgspec.structs.replace(note, **more)
 
 
-@pytest.fixture
-def sleeper() -> Iterator[subprocess.Popen[str]]:
-    """A process that ends when it is told to."""
+@contextmanager
+def sleeping(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that ends when it is told to; words: of its command line."""
     code = "import sys; print('up', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, *words]
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
         yield process
         process.kill()
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[str]]:
+    """What looks like a server."""
+    with sleeping("naiad", "serve") as process:
+        yield process
 
 
 # --- notes
@@ -142,6 +151,13 @@ def test_a_number_that_another_program_has_by_now_is_left_alone(
     assert end(a_note(pid=2**22 + 1), force=True)
 
 
+def test_a_program_that_began_when_a_server_had_is_left_alone() -> None:
+    """After a restart of a container, numbers and times may come again."""
+    with sleeping("something else") as other:
+        assert end(a_note(pid=other.pid), force=True)
+        assert other.poll() is None
+
+
 def test_a_server_that_takes_its_time_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
@@ -151,13 +167,15 @@ def test_a_server_that_takes_its_time_is_told(
     assert "Still ending after 30 s (see --force): Tiny" in capsys.readouterr().err
 
 
-def test_another_users_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_users_server_is_told(
+    monkeypatch: pytest.MonkeyPatch, sleeper: subprocess.Popen[str]
+) -> None:
     def denied(self: psutil.Process) -> None:
         raise psutil.AccessDenied
 
     monkeypatch.setattr(psutil.Process, "terminate", denied)
     with pytest.raises(NaiadError, match="somebody else"):
-        end(a_note(), force=False)
+        end(a_note(pid=sleeper.pid), force=False)
 
 
 # --- what is shown

@@ -17,7 +17,7 @@ from naiad.engine.grammar.compiler import GrammarCompiler
 from naiad.engine.grammar.definition import MAX_BYTES, define
 from naiad.engine.grammar.follower import Follower
 from naiad.engine.grammar.vetting import Vetted, Vetting
-from naiad.errors import InvalidRequest
+from naiad.errors import EngineFailed, InvalidRequest
 from naiad.types import FinishReason, Grammar, SamplingParams
 from patience import PATIENCE_S
 from text_engine import (
@@ -416,6 +416,31 @@ def test_what_was_prepared_in_slices_is_not_done_again(monkeypatch: pytest.Monke
     assert len(vocab.readers) == n_read
     whole = GrammarCompiler(TextVocab(), NoVetting()).compile(Grammar("regex", "[ab]{2}"))
     assert (follower.mask() == whole.mask()).all()
+
+
+class Endless(TextVocab):
+    """Has no token that ends a text."""
+
+    eog: frozenset[int] = frozenset()
+
+
+def test_a_vocabulary_that_grammars_cannot_use_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = GrammarCompiler(Endless(), NoVetting())
+    with pytest.raises(InvalidRequest, match="no token that ends a text"):
+        compiler.prepare()
+    with pytest.raises(InvalidRequest, match="no token that ends a text"):
+        compiler.compile(Grammar("regex", "[ab]{2}"))
+
+    class Panic(BaseException):
+        """As the library's own are."""
+
+    def panics(*_: object, **__: object) -> None:
+        raise Panic("a token too long")
+
+    monkeypatch.setattr("llguidance.LLTokenizer", panics)
+    with pytest.raises(EngineFailed, match="vocabulary: a token too long"):
+        while GrammarCompiler(TextVocab(), NoVetting()).prepare():
+            pass
 
 
 def test_one_grammar_does_not_wait_for_another(monkeypatch: pytest.MonkeyPatch) -> None:

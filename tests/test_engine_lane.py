@@ -344,6 +344,25 @@ def test_a_prompt_begins_with_all_threads_once_an_unwanted_chunk_has_ended() -> 
     assert engine.said(2) == answer(prompt_of(2, 30), 8)
 
 
+def test_where_no_decode_can_be_interrupted_nobody_waits_for_its_end() -> None:
+    engine = Engine(thread=Later(), can_interrupt=False)
+    engine.add(1, prompt_of(1, 600))
+    engine.step()
+    engine.add(2, prompt_of(2, 30))
+    engine.core.abort(1)
+    engine.step()
+    assert engine.n_main == 30
+
+
+def test_hints_about_strangers_are_not_kept() -> None:
+    engine = Engine()
+    for uid in range(100):
+        engine.core.cancel_hint(uid)
+        engine.core.abort(uid)
+    assert not engine.lane._interrupts._hinted
+    assert not engine.core._interrupts._hinted
+
+
 def test_a_stream_does_not_wait_for_an_unwanted_chunk() -> None:
     engine = Engine(thread=Later())
     engine.add(2, prompt_of(2, 30), 20)

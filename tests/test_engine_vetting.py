@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -139,6 +140,27 @@ def test_one_that_kills_its_child_amid_its_reply_is_refused(
     monkeypatch.setattr(helper, "_be_the_child", cut)
     assert "too large or too deep" in in_child("regex", "a", n_said=12)["error"]
     assert in_child("regex", "a", n_said=100)["error"] == "it is wrong"
+
+
+def test_the_reason_counts_when_the_search_for_the_place_takes_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def until_said(source: int, child: int, timeout_s: float, said: bytearray) -> None:
+        while b"\n" not in said:
+            said += os.read(source, 1 << 16)
+        raise TimeoutError
+
+    monkeypatch.setattr(helper, "_listen", until_said)
+    monkeypatch.setattr(helper, "locate", lambda *_: threading.Event().wait())
+    reply = in_child("json_schema", '{"type": "strin"}')
+    assert reply["error"].startswith("the grammar cannot be compiled: ")
+
+
+def test_a_place_with_a_long_name_is_cut(vetting: Vetting) -> None:
+    schema = {"properties": {"n" * 5000: {"type": "strin"}}}
+    with pytest.raises(InvalidRequest) as refused:
+        vetting.vet("json_schema", json.dumps(schema))
+    assert len(refused.value.message) < 1000
 
 
 REFUSED_SCHEMAS: dict[str, Any] = {

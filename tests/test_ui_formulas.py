@@ -68,10 +68,16 @@ def test_what_follows_a_formula_stays() -> None:
         r"\(x and no end",
         r"\( \) $ $ $$ $$",
         "$",
+        "the PID is $$; use $$ in bash",
     ],
 )
 def test_what_is_no_formula(text: str) -> None:
     assert "<math" not in render(text)
+
+
+def test_a_formula_does_not_reach_back_over_the_text_before_it() -> None:
+    assert "width" not in render(r"so \(\hspace{-9em} x\)")
+    assert 'width="-0.1667em"' in render(r"so \(a \! b\)")
 
 
 @pytest.mark.parametrize(

@@ -299,6 +299,21 @@ class TestCommands:
         front.end()
         assert backend.core.calls.empty()
 
+    def test_what_cannot_be_prepared_ends_nothing(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr("naiad.engine.worker.PREPARE_DELAY_S", 0.0)
+        backend = PreparingBackend()
+        backend.error = ValueError("an odd vocabulary")
+        front = Front(lambda progress: backend).ready()
+        assert backend.core.calls.get(timeout=PATIENCE_S) == ("prepare",)
+        backend.may_go_on.release()
+        front.send(Submit(9, [5], 1, SAMPLING))
+        front.next(Accepted)
+        front.next(StepDone)
+        front.end()
+        assert "will be refused: an odd vocabulary" in caplog.text
+
 
 class PreparingBackend(FakeBackend):
     """Has three slices of work; does not end the first before it is told."""
@@ -306,12 +321,15 @@ class PreparingBackend(FakeBackend):
     def __init__(self) -> None:
         super().__init__()
         self.n_slices = 3
+        self.error: Exception | None = None
         self.may_go_on = threading.Semaphore(0)
 
     def prepare(self) -> bool:
         self.core.calls.put(("prepare",))
         if self.n_slices == 3:
             self.may_go_on.acquire()
+        if self.error:
+            raise self.error
         self.n_slices -= 1
         return self.n_slices > 0
 

@@ -127,7 +127,8 @@ def end(server: Running, *, force: bool) -> bool:
 
     try:
         process = psutil.Process(server.pid)
-        if not is_same(process.create_time(), server.began):
+        is_naiad = any("naiad" in word for word in process.cmdline())
+        if not (is_naiad and is_same(process.create_time(), server.began)):
             return True  # the number belongs to another program by now
         process.kill() if force else process.terminate()
     except psutil.NoSuchProcess:

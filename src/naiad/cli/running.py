@@ -16,7 +16,7 @@ import msgspec
 
 #: Names the folder for what naiad remembers between runs: notes of servers, history of chats.
 STATE_ENV = "NAIAD_STATE_DIR"
-_CLOCK_MOVES_S = 60.0  # and no number is given to another process within this time
+_CLOCK_MOVES_S = 60.0
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):

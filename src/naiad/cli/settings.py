@@ -127,7 +127,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "draft_model", "Path or name of a small model with the same vocabulary, which guesses."
     ),
-    Setting("gap_target_ms", "Milliseconds a step may take beside running streams.", 1, 60_000),
+    Setting(
+        "gap_target_ms",
+        "Milliseconds a step may take beside streams; thrice as many while all of them begin.",
+        1,
+        60_000,
+    ),
     Setting("host_cache_mib", "MiB of memory that keep finished prompts.", 0, 1 << 24),
     Setting("disk_cache", "Keep finished prompts on disk too, across restarts."),
     Setting("disk_cache_mib", "MiB of disk that keep finished prompts.", 0, 1 << 24),

@@ -144,7 +144,10 @@ def _program() -> str:
     called = Path(sys.argv[0])
     if shutil.which("naiad") or called.name != "naiad":
         return "naiad"
-    near = os.path.relpath(called)
+    try:
+        near = os.path.relpath(called)
+    except OSError:  # the working folder is gone
+        return "naiad"
     return str(called) if near.startswith("..") else near
 
 

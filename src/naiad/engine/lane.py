@@ -177,8 +177,12 @@ class Lane:
             self._holds = None
         if self.is_busy and self._runs_for == sequence.uid:
             self._interrupts.hint(sequence.uid)  # its thread may not have begun with it yet
-        else:
-            self._interrupts.forget(sequence.uid)
+        self.forget(sequence.uid)
+
+    def forget(self, uid: int) -> None:
+        """The abort itself has arrived; a chunk of it that still runs keeps its hint to the end."""
+        if not (self.is_busy and self._runs_for == uid):
+            self._interrupts.forget(uid)
 
     def hint(self, uid: int) -> None:
         """Any thread: see Core.cancel_hint."""

@@ -202,6 +202,7 @@ def _build(
             drafts=config.drafts and _can_cut(model),
             can_shift=config.context_shift and context.can_shift,
             window=model.n_swa,
+            can_interrupt=gpu_layers == 0,
             budget=_budget(config, choice, gpu_layers),
             check_integrity=config.check_integrity,
         )

@@ -220,16 +220,14 @@ class Worker:
         return command or self._queue.get()
 
     def _prepare(self) -> CoreJob | Abort | Shutdown | _Wake | None:
-        """Use a longer quiet, once; the command that ends it, if one does."""
+        """Use a longer quiet, once; returns the command that ends it, if one does."""
         backend = self._require_backend()
-        if self._is_prepared or not isinstance(backend, Prepares):
+        if self._live or self._is_prepared or not isinstance(backend, Prepares):
             return None
         command = self._poll(PREPARE_DELAY_S)
-        has_more = True
-        while command is None and has_more:
-            has_more = backend.prepare()
+        while command is None and not self._is_prepared:
+            self._is_prepared = not _prepares_on(backend)
             command = self._poll(0)
-        self._is_prepared = not has_more
         return command
 
     def _tell_of_cache(self) -> None:
@@ -303,9 +301,9 @@ class Worker:
             case Submit():
                 self._accepting.submit(command)
             case Abort(uid):
-                if self._backend is not None:
-                    self._backend.core.cancel_hint(uid)
                 if not self._accepting.abort(uid):
+                    if self._backend is not None:
+                        self._backend.core.cancel_hint(uid)
                     self._queue.put(command)
             case Tokenize() | Detokenize():
                 self._answer(command)
@@ -352,6 +350,15 @@ class Worker:
         if self._backend is None:
             raise EngineUnavailable("the model is still loading", retry_after=1)
         return self._backend
+
+
+def _prepares_on(backend: Prepares) -> bool:
+    """A part of the work. False: there is no more, or it cannot be done; nobody asked for it."""
+    try:
+        return backend.prepare()
+    except Exception as error:
+        logger.warning("requests with a grammar will be refused: %s", error)
+        return False
 
 
 class ForwardLogs(logging.Handler):

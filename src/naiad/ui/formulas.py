@@ -64,6 +64,8 @@ def _is_formula(source: str, start: int, end: int, opening: str) -> bool:
     text = source[start:end]
     if not text.strip() or _BLANK.search(text):
         return False
+    if opening == "$$":  # in a shell it is the number of a process
+        return text == text.strip() or bool(_SIGNS.search(text))
     if opening != "$":
         return True
     before, after = source[max(0, start - 2) : start - 1], source[end + 1 : end + 2]

@@ -26,6 +26,9 @@ from naiad.engine.grammar.definition import define, limits, refusal
 from naiad.engine.grammar.place import Schema, place_of
 from naiad.errors import InvalidRequest
 
+#: Characters of a place that are passed on: it holds the names that the caller has given.
+_MOST_SHOWN = 200
+
 _ALARM_S = 30  # much longer than any parent waits
 _MEMORY_BYTES = 1 << 30
 _STACK_BYTES = 2 << 20  # less than the parent's threads have: what passes here passes there
@@ -65,7 +68,7 @@ def locate(text: str, error: str, vocabulary: LLTokenizer) -> str:
 
     until = time.process_time() + _SEARCH_S
     place = place_of(json.loads(text), reason_of, lambda: time.process_time() > until)
-    return error.replace("compiled: ", f"compiled: at {place}: ", 1)
+    return error.replace("compiled: ", f"compiled: at {place[:_MOST_SHOWN]}: ", 1)
 
 
 def in_a_child(job: dict[str, Any], vocabulary: LLTokenizer) -> dict[str, Any]:
@@ -80,17 +83,19 @@ def in_a_child(job: dict[str, Any], vocabulary: LLTokenizer) -> dict[str, Any]:
     if not child:
         _be_the_child(job, vocabulary, sink)
     os.close(sink)
+    said = bytearray()
     try:
-        said = _listen(source, child, job["timeout_s"])
+        _listen(source, child, job["timeout_s"], said)
     except TimeoutError:
         os.kill(child, signal.SIGKILL)
-        said = json.dumps({"error": _too_long(job["timeout_s"])}).encode() + b"\n"
+        if b"\n" not in said:  # else it was looking for the place of what it has against it
+            said += json.dumps({"error": _too_long(job["timeout_s"])}).encode() + b"\n"
     os.close(source)
     _, status, used = os.wait4(child, 0)
     return {**_reply(said, status, job["cpu_s"]), "cpu_s": used.ru_utime + used.ru_stime}
 
 
-def _reply(said: bytes, status: int, cpu_s: float) -> dict[str, Any]:
+def _reply(said: bytes | bytearray, status: int, cpu_s: float) -> dict[str, Any]:
     """What a child said, or why it died of its grammar, perhaps amid a word."""
     lines = said.split(b"\n")[:-1]  # behind the last end of a line stands a word cut short
     try:
@@ -118,18 +123,17 @@ def _be_the_child(job: dict[str, Any], vocabulary: LLTokenizer, sink: int) -> No
         os._exit(0)  # whatever happened: the loop below is the parent's
 
 
-def _listen(source: int, child: int, timeout_s: float) -> bytes:
-    """All that the child says. It stands back when that takes long. Raises TimeoutError."""
+def _listen(source: int, child: int, timeout_s: float, said: bytearray) -> None:
+    """To the child's end, into `said`. It stands back when that takes long. Raises TimeoutError."""
     deadline = time.monotonic() + timeout_s
     if not select.select([source], [], [], min(QUICK_S, timeout_s))[0]:
         stand_back(child)
-    said = b""
     while True:
         if not select.select([source], [], [], max(0.0, deadline - time.monotonic()))[0]:
             raise TimeoutError
         piece = os.read(source, _PIECE)
         if not piece:
-            return said
+            return
         said += piece
 
 

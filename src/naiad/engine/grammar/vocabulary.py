@@ -11,6 +11,8 @@ import threading
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
+from naiad.errors import EngineFailed, InvalidRequest
+
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
@@ -48,6 +50,10 @@ class SharedTokenizer:
         with self._lock:
             if self._made is not None:
                 return False
+            if not self._vocab.eog:
+                raise InvalidRequest(
+                    "this model has no token that ends a text, so no grammar can hold its answers"
+                )
             self._pieces = self._pieces or _Pieces(self._vocab)
             if not self._pieces.read_on(_SLICE):
                 self._made = _built(self._pieces)
@@ -58,9 +64,13 @@ def _built(pieces: _Pieces) -> LLTokenizer:
     """The bytes of each token, and which are no text."""
     from llguidance import LLTokenizer, TokenizerWrapper
 
-    made = LLTokenizer(
-        TokenizerWrapper(pieces), n_vocab=pieces.vocab.n_tokens, eos_token=sorted(pieces.vocab.eog)
-    )
+    eog = sorted(pieces.vocab.eog)
+    try:
+        made = LLTokenizer(TokenizerWrapper(pieces), n_vocab=pieces.vocab.n_tokens, eos_token=eog)
+    except (Exception, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library, which is written in Rust
+        raise EngineFailed(f"no grammar can use this model's vocabulary: {error}") from None
     pieces.tokens.clear()  # the wrapper stays, and nobody reads them again
     return made
 

@@ -15,6 +15,7 @@ export class LiveBody {
   constructor(element) {
     this.element = element;
     this.settled = 0;
+    this.failed = -1; // where a block began that cannot be rendered
     this.text = "";
     this.lines = h("div", { class: "block lines" });
     this.nLines = 0; // characters of the rest that these show
@@ -70,9 +71,11 @@ export class LiveBody {
   /** Have the whole lines of the rest rendered, unless that goes on or is done. @param {string} text */
   async renderLines(text) {
     if (this.isAsking || text.length <= this.nLines || text.length > MOST_CHARS || !text.trim()) return;
+    if (this.failed === this.settled) return; // a longer text of the same block is no easier
     this.isAsking = true;
     const from = this.settled;
     const html = await renderOnce(text);
+    if (html === null) this.failed = from;
     if (html !== null && from === this.settled && this.element.classList.contains("live")) {
       this.showLines(html, text.length);
       this.draw();
