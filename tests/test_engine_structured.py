@@ -94,7 +94,7 @@ def test_what_ends_is_valid_and_what_is_cut_is_a_beginning(backend: LlamaBackend
         CoreJob(
             uid,
             ask,
-            40,
+            200,
             SamplingParams(temperature=2.0, seed=uid),
             follower=backend.compile_grammar(grammars[uid % len(grammars)]),
         )
@@ -109,7 +109,7 @@ def test_what_ends_is_valid_and_what_is_cut_is_a_beginning(backend: LlamaBackend
         else:
             follower = backend.compile_grammar(grammars[uid % len(grammars)])
             assert all(follower.accept(token) for item in items for token in item.tokens)
-    assert n_whole >= 6
+    assert n_whole >= 6  # three of the schemas have no long answers, whatever is drawn
 
 
 def test_phrases_do_not_come_and_the_neighbours_do_not_notice(backend: LlamaBackend) -> None:
