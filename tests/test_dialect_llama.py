@@ -148,6 +148,12 @@ def test_infill() -> None:
         parse_infill({"input_prefix": "a"}, MODEL)
 
 
+def test_images_are_refused_and_no_images_are_none() -> None:
+    assert parse(image_data=[]).ignored == ()
+    with pytest.raises(Unsupported, match="'image_data' is not supported; this model reads text"):
+        parse(image_data=[{"data": "aaaa", "id": 1}])
+
+
 # -- answers ------------------------------------------------------------------------------------
 
 

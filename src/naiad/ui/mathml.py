@@ -28,7 +28,7 @@ TAGS = frozenset((
 ))  # fmt: skip
 #: What attributes may say; nothing that loads, runs, or covers what stands around the formula.
 _LENGTH = r"[+-]?\d{0,1}(\.\d{1,4})?em"
-_WIDTH = r"(-0?\.[0-2]\d{0,3}|\+?\d{0,1}(\.\d{1,4})?)em"  # back by the thin spaces of formulas only
+_WIDTH = r"(-0?\.[0-2]\d{0,3}|\+?\d{0,1}(\.\d{1,4})?)em"  # back by thin spaces only
 _VALUES = {
     "accent": "true|false",
     "columnalign": "left|center|right",

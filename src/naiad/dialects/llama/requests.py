@@ -82,6 +82,10 @@ def _extra(fields: Fields) -> str:
 
 
 def _finish(fields: Fields, model: ModelInfo, prompt: Prompt) -> Parsed:
+    if fields.get(array, "image_data"):  # what older clients send pictures in
+        raise Unsupported(
+            "'image_data' is not supported; this model reads text only.", param="image_data"
+        )
     name, _ = fields.find("n_cmpl", "n")
     if (fields.get(integer(0), "n_cmpl", "n") or 1) > 1:
         raise Unsupported(
