@@ -46,7 +46,7 @@ import numpy.typing as npt  # isort: skip
 Logits = npt.NDArray[np.float32]
 GREEDY = SamplingParams(temperature=0)
 CONTROL = "anew beside others"
-#: How many others, each time that the control is run. Some prompts are a hundred times as sensitive
+#: How many others, each time that the control is run. Some prompts are ten times as sensitive
 #: to the order of sums as others, and the one of a few on which a way happens to be far off must
 #: have shown it in the control too: so a prompt has many runs of the control for one of each way.
 N_OTHERS = (1, 2, 3, 4) * 2
