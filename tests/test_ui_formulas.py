@@ -77,7 +77,7 @@ def test_what_is_no_formula(text: str) -> None:
 
 def test_a_formula_does_not_reach_back_over_the_text_before_it() -> None:
     assert "width" not in render(r"so \(\hspace{-9em} x\)")
-    assert 'width="-.2em"' in render(r"so \(a \hspace{-.2em} b\)")
+    assert 'width="-0.2em"' in render(r"so \(a \hspace{-0.2em} b\)")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from naiad.engine.grammar.follower import Follower
 from naiad.engine.host_cache import BLOCK
 from naiad.engine.journal import Journal
 from naiad.engine.lane import Lane
-from naiad.engine.scheduler import StepBudget
+from naiad.engine.scheduler import MOST_TARGETS, StepBudget
 from naiad.engine.solo import CoreWithSolo, Solo
 from naiad.errors import (
     ConfigError,
@@ -46,6 +46,8 @@ logger = logging.getLogger("naiad.engine")
 
 #: Room for the largest step: a whole micro-batch of prefill beside one token of each stream.
 _N_BATCH_LEAST = 2048
+#: A step in which streams begin may take so many targets where throughput is asked for.
+_TARGETS_FOR_THROUGHPUT = 12
 _SELF_TEST_TOKENS = 40  # more than one row of every matrix kernel, less than a noticeable wait
 
 
@@ -356,9 +358,14 @@ def _machine(gpu_layers: int) -> sizing.Machine:
 
 
 def _budget(config: EngineConfig, choice: sizing.Choice, gpu_layers: int) -> StepBudget:
-    """Chunks beside running streams go by time on a processor; a GPU starves below 512."""
+    """Chunks beside running streams go by time on a processor; a GPU starves below 512.
+
+    Who asks for throughput would rather have streams wait at their beginning than all take longer.
+    """
+    n = choice.n_ubatch
     target_s = math.inf if gpu_layers else config.gap_target_ms / 1000
-    return StepBudget(alone=choice.n_ubatch, beside=choice.n_ubatch, target_s=target_s)
+    most = _TARGETS_FOR_THROUGHPUT if config.profile == "throughput" else MOST_TARGETS
+    return StepBudget(alone=n, beside=n, target_s=target_s, most_targets=most)
 
 
 def _self_test(executor: NativeExecutor, vocab: Vocab) -> None:

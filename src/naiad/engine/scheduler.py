@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from naiad.engine.cost import StepCost
 from naiad.engine.sequence import Sequence
 
-#: Tokens of an answer up to which it has just begun, and the targets that a step may take then.
-JUST_BEGUN, MOST_TARGETS = 16, 3
+#: Tokens of an answer up to which it has just begun.
+JUST_BEGUN = 16
+#: Targets that a step may take then, by default.
+MOST_TARGETS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +28,14 @@ class StepBudget:
 
     alone: tokens when nothing decodes: a whole micro-batch is the most efficient, and still lets
     the next request in soon. beside: tokens beside decoding streams at most. target_s: seconds
-    that such a step may take, because every stream waits for it.
+    that such a step may take, because every stream waits for it. most_targets: as many of these
+    where all streams have only just begun and many prompts came with them.
     """
 
     alone: int = 512
     beside: int = 512
     target_s: float = 0.08
+    most_targets: int = MOST_TARGETS
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ def pause_s(
     if any(sequence.n_generated > JUST_BEGUN for sequence in decoding):
         return budget.target_s
     needed_s = sum(cost.prefill_s(s.n_pending, s.computed) for s in prefilling)
-    return min(max(needed_s / 4, budget.target_s), budget.target_s * MOST_TARGETS)
+    return min(max(needed_s / 4, budget.target_s), budget.target_s * budget.most_targets)
 
 
 def urgency(sequence: Sequence, cost: StepCost, now: float) -> tuple[int, float]:
