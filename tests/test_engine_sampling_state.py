@@ -254,6 +254,8 @@ def test_a_tally_is_a_count_of_its_window() -> None:
         for token in tokens[start:end]:
             want[token] = want.get(token, 0) + 1
         assert dict(zip(tally.ids.tolist(), tally.counts.tolist(), strict=True)) == want
+        last = dict(zip(tally.ids.tolist(), tally.last.tolist(), strict=True))
+        assert last == {token: at for at, token in enumerate(tokens[start:end], start)}
 
 
 # -- a grammar's mask -----------------------------------------------------------------------------
@@ -270,6 +272,26 @@ def test_a_mask_comes_before_every_stage(values: dict[str, Any]) -> None:
         assert sampler.choose(logits, position, candidates, mask) in {7, 8, 9}
     assert sampler.choose(logits, 0, candidates, np.zeros(N, np.bool_)) == NO_TOKEN
     assert np.array_equal(logits, before)
+
+
+@pytest.mark.parametrize("n_vocab", [1, 7, 8, 13, 300])
+def test_a_mask_hides_whatever_stands_behind_it(n_vocab: int) -> None:
+    rng = np.random.default_rng(n_vocab)
+    for _ in range(20):
+        logits = (rng.standard_normal(n_vocab) * 3).astype(np.float32)
+        logits[rng.random(n_vocab) < 0.2] = rng.choice([np.nan, np.inf, -np.inf])
+        mask = rng.random(n_vocab) < 0.7
+        greedy = make_sampler(SamplingParams(temperature=0), n_vocab)
+        allowed = np.where(mask, logits, -np.inf)
+        is_whole = (
+            not (np.isnan(allowed) | np.isposinf(allowed)).any() and np.isfinite(allowed).any()
+        )
+        wanted = int(allowed.argmax()) if is_whole else NO_TOKEN
+        assert greedy.choose(logits, 0, Candidates(n_vocab), mask) == wanted
+
+
+def make_sampler(params: SamplingParams, n_vocab: int) -> Sampler:
+    return Sampler(params, n_vocab, 64, frozenset(), [])
 
 
 # -- many at once ---------------------------------------------------------------------------------

@@ -79,7 +79,9 @@ class Vetting:
             self._command,
             stdin=pipe,
             stdout=pipe,
-            start_new_session=True,  # so that its child ends with it
+            # So that its child ends with it. Not a session of its own: Linux shares the processors
+            # out among sessions first (autogroups), and then standing back within one is no use.
+            process_group=0,
         )
         try:
             _read_line(helper, time.monotonic() + _START_S)

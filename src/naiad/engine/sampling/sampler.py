@@ -24,6 +24,10 @@ Mask = npt.NDArray[np.bool_]
 #: What is chosen where nothing can be: the row holds NaN or infinity, or every token is banned.
 NO_TOKEN = -1
 
+#: For each byte of a mask, the most that the logits of its eight tokens may be.
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+_LIMITS = np.where(_BITS, np.inf, -np.inf).astype(np.float32)
+
 
 @dataclass(slots=True)
 class Work:
@@ -69,6 +73,7 @@ class Sampler:
         self._seed, self._choice = params.seed, choice
         self._history = History(tokens)
         self._n_accepted = 0
+        self._limits: Logits = np.empty((0, 8), np.float32)  # once there is a mask
         self._plan = make_plan(params, self._history, Setting(n_vocab, n_ctx, eog, piece, state))
 
     @property
@@ -103,10 +108,23 @@ class Sampler:
         self, logits: Logits, position: int, candidates: Candidates, mask: Mask | None = None
     ) -> Work:
         """First third: biases, bans and penalties go into the row."""
-        row = logits if mask is None else np.where(mask, logits, np.float32(-np.inf))
+        row = logits if mask is None else self._held_to(mask, logits)
         moment = Moment(self._seed, self._choice, position, candidates)
         head = self._plan.head if self._n_accepted >= self._plan.n_early else self._plan.early_head
         return Work(row, moment, [] if self._may_skip_bans else shape_row(row, head))
+
+    def _held_to(self, mask: Mask, logits: Logits) -> Logits:
+        """The logits, with minus infinity for what is masked; NaN may become infinity.
+
+        Eight tokens at a time, whichever they are: choosing one by one waits for guesses that go
+        wrong, and takes three to fifteen times as long.
+        """
+        bits = np.packbits(mask, bitorder="little")
+        if len(self._limits) != len(bits):
+            self._limits = np.empty((len(bits), 8), np.float32)
+        _LIMITS.take(bits, axis=0, out=self._limits, mode="clip")
+        row = self._limits.reshape(-1)[: len(logits)]
+        return np.fmin(row, logits, out=row)
 
     def cut(self, work: Work, scratch: Candidates) -> None:
         """Second third: goes through the vocabulary. May run in a thread beside other rows' cuts.
