@@ -75,6 +75,13 @@ class FakeMemory:
             cells[position + delta] = cell
             self.unapplied.add(id(cell))
 
+    def spoil_unapplied(self) -> None:
+        """An interrupted decode has moved some layers' contents only, and knows nothing of it."""
+        for cells in self.sequences.values():
+            for cell in cells.values():
+                if id(cell) in self.unapplied:
+                    cell[0] = -1
+
     def save(self, seq: int) -> State | None:
         cells = self._cells(seq)
         if not cells or self.unapplied & {id(c) for c in cells.values()}:
@@ -209,6 +216,8 @@ class FakeExecutor:
             return DecodeOutcome.NO_ROOM
         self.decoded.append(runs)
         self.during()
+        if self.interrupted:
+            self.memory.spoil_unapplied()
         self.memory.unapplied.clear()
         half = runs if not self.interrupted else runs[: len(runs) // 2]
         for run in half:

@@ -146,6 +146,32 @@ def test_who_finds_no_place_goes_without(n_cells: int, n_slots: int) -> None:
     assert engine.n_asked
 
 
+def test_who_has_no_place_for_the_whole_takes_none_from_the_others() -> None:
+    engine = Engine(n_cells=1000)
+    large, small = (
+        Sequence(CoreJob(uid, tuple(prompt_of(uid, n)), 40, GREEDY))
+        for uid, n in ((1, 980), (2, 60))
+    )
+    assert engine.model.guess([(small, 4)]) == [tuple(answer(small.tokens, 4))]
+    for _ in range(4):
+        first, second = engine.model.guess([(large, 4), (small, 4)])
+        assert (first, list(second)) == ((), answer(small.tokens, 4))
+    assert not engine.model.holds(1)
+
+
+def test_room_that_is_promised_to_one_is_not_given_to_another(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = Engine(n_cells=1020, n_slots=4)
+    streams = [Sequence(CoreJob(uid, tuple(prompt_of(uid, 240)), 40, GREEDY)) for uid in range(4)]
+    for i in range(40):
+        guesses = engine.model.guess([(sequence, 1 + 7 * (i % 2)) for sequence in streams])
+        for sequence, guess in zip(streams, guesses, strict=True):
+            sequence.tokens += list(guess[:1]) or answer(sequence.tokens, 1)
+    assert "could not compute" not in caplog.text
+    assert engine.n_asked
+
+
 def test_a_model_that_fails_begins_again(caplog: pytest.LogCaptureFixture) -> None:
     engine = Engine()
     prompt = prompt_of(1, 60)
@@ -200,3 +226,14 @@ def test_its_memory_is_counted() -> None:
     assert "draft model" in fit(shape, wish, free).arithmetic
     with pytest.raises(ConfigError, match="draft model"):
         fit(shape, replace(wish, draft=replace(second, mapped_bytes=4 << 30)), free)
+
+
+@pytest.mark.parametrize("free_gib", [12, 16, 32])
+def test_without_a_wish_its_weights_are_not_taken_from_the_context(free_gib: int) -> None:
+    shape = ModelShape(
+        (free_gib // 2) << 30, 131_072, 32_768, n_vocab=128_000, n_embd=4096, n_head=32
+    )
+    second = replace(shape, mapped_bytes=1 << 30, bytes_per_cell=32_768, n_embd=2048)
+    plain = fit(shape, Wish(4), free_gib << 30)
+    drafted = fit(shape, Wish(4, draft=second), free_gib << 30)
+    assert plain.n_ctx > drafted.n_ctx > plain.n_ctx // 2

@@ -132,8 +132,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def shelf(kind: str, monkeypatch: pytest.MonkeyPatch) -> Shelf:
-    """Holds a conversation of an earlier life."""
+def empty_shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
+    """Knows the threads that read."""
     shelf = Shelf()
 
     def in_a_thread(run: Callable[[], None]) -> None:
@@ -141,11 +141,17 @@ def shelf(kind: str, monkeypatch: pytest.MonkeyPatch) -> Shelf:
         shelf.started[-1].start()
 
     monkeypatch.setattr(fetching, "in_a_thread", in_a_thread)
-    engine = Engine(shelf, kind)
+    return shelf
+
+
+@pytest.fixture
+def shelf(kind: str, empty_shelf: Shelf) -> Shelf:
+    """Holds a conversation of an earlier life."""
+    engine = Engine(empty_shelf, kind)
     engine.add(1, TALK, 10)
     engine.run()
-    assert shelf.kept
-    return shelf
+    assert empty_shelf.kept
+    return empty_shelf
 
 
 NEXT = [*TALK, *answer(TALK, 10), 5, 6, 7]
@@ -311,8 +317,8 @@ def test_reads_for_one_that_left_are_not_begun(shelf: Shelf, kind: str) -> None:
     assert again.said[4] == answer([*NEXT, 8], 10)
 
 
-def test_pieces_of_a_trimmed_history_are_read_beside_the_steps() -> None:
-    shelf = Shelf()
+def test_pieces_of_a_trimmed_history_are_read_beside_the_steps(empty_shelf: Shelf) -> None:
+    shelf = empty_shelf
     story = [1 + (i * i + i // 7) % 50 for i in range(8 * BLOCK)]
     first = Engine(shelf, "blocks")
     first.add(1, story, 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import cast
 
 import pytest
 
@@ -119,3 +120,46 @@ def test_states_that_cannot_be_saved_are_computed_again() -> None:
     prompt = prompt_of(1, 900)
     items = run(core, [CoreJob(1, tuple(prompt), 1500, GREEDY, shift_at_limit=True)])[1]
     assert said(items) == answer(prompt, 1500)
+
+
+def step_until_it_moves(core: EngineCore, items: list[StreamItem]) -> None:
+    while not any(s.n_dropped for s in core._running):
+        items += core.step()
+
+
+def interrupted_step(core: EngineCore) -> list[StreamItem]:
+    executor = cast(FakeExecutor, core._executor)
+    before, executor.during = executor.during, executor.interrupt
+    items = core.step()
+    executor.during = before
+    return items
+
+
+def test_an_interrupted_decode_after_the_move_is_made_good() -> None:
+    """It may have turned to the new positions what some layers hold, and not the others."""
+    core = make_core(drafts=False)
+    prompt = prompt_of(1, 600)
+    core.add(CoreJob(1, tuple(prompt), 1500, GREEDY, shift_at_limit=True))
+    items: list[StreamItem] = []
+    step_until_it_moves(core, items)
+    items += interrupted_step(core)
+    while core.has_work():
+        items += core.step()
+    assert said(items) == answer(prompt, 1500)
+
+
+def test_nothing_is_kept_of_what_was_aborted_before_it_was_turned() -> None:
+    core = make_core(drafts=False)
+    prompt, other = prompt_of(1, 600), prompt_of(2, 40)
+    core.add(CoreJob(1, tuple(prompt), 1500, GREEDY, shift_at_limit=True))
+    core.add(CoreJob(2, tuple(other), 700, GREEDY))
+    items: list[StreamItem] = []
+    step_until_it_moves(core, items)
+    core.abort(1)
+    items += interrupted_step(core)
+    while core.has_work():
+        items += core.step()
+    assert said([item for item in items if item.uid == 2]) == answer(other, 700)
+    while core.idle_slice():
+        pass
+    assert not core._prefix.parked

@@ -317,3 +317,54 @@ def test_a_slid_sequence_can_still_be_moved() -> None:
         assert pool.move(slot, start, min(start + WINDOW, 30))
     assert held(memory, slot) == list(range(30))
     assert pool.length(slot) == 30
+
+
+# -- moved to other positions -----------------------------------------------------------------
+
+
+def moved_pool() -> tuple[FakeMemory, Pool, int]:
+    """A slot with tokens 0 to 9, and 20 to 29 behind them that had been ten positions further."""
+    memory, pool, source = filled_pool(30)
+    head, tail = pool.save(source, 0, 10), pool.save(source, 20, 30)
+    assert head is not None
+    assert tail is not None
+    pool.free(source)
+    slot = pool.allocate()
+    assert pool.load(slot, 0, 10, head) == 10
+    assert pool.load_shifted(slot, 20, 30, -10, tail) == 20
+    return memory, pool, slot
+
+
+def test_what_waits_to_be_turned_is_not_saved_and_the_rest_is() -> None:
+    memory, pool, slot = moved_pool()
+    assert not pool.is_settled(slot)
+    assert pool.save(slot, 0, 20) is None
+    assert pool.save(slot, 0, 10) is not None
+    memory.unapplied.clear()  # by a decode
+    pool.settle()
+    assert pool.is_settled(slot)
+    assert pool.save(slot, 0, 20) is not None
+
+
+def test_an_interrupted_decode_spoils_what_waited_to_be_turned() -> None:
+    memory, pool, slot = moved_pool()
+    assert pool.interrupted(slot, 19) == 10
+    assert held(memory, slot) == list(range(10))
+    assert pool.is_settled(slot)
+
+
+def test_who_shares_what_waits_to_be_turned_waits_too() -> None:
+    _, pool, slot = moved_pool()
+    short, long = pool.allocate(), pool.allocate()
+    assert (pool.share(slot, short, 10), pool.share(slot, long, 15)) == (10, 15)
+    assert (pool.is_settled(short), pool.is_settled(long)) == (True, False)
+    assert pool.interrupted(long, 14) == 10
+
+
+@pytest.mark.parametrize("n_kept", [10, 12])
+def test_cutting_what_waits_ends_the_wait_when_nothing_of_it_is_left(n_kept: int) -> None:
+    _, pool, slot = moved_pool()
+    assert pool.cut(slot, n_kept) == n_kept
+    assert pool.is_settled(slot) == (n_kept == 10)
+    pool.free(slot)
+    assert pool.is_settled(slot)

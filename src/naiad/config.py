@@ -62,7 +62,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     lane: bool | None = None  # long prompts in a context of their own; None: as measured
     drafts: bool = True  # guess tokens that repeat earlier text, where it pays
     draft_model: str | None = None  # path of a small model with the same vocabulary, which guesses
-    gap_target_ms: int = 80  # a step beside running streams takes on no more prefill than this
+    gap_target_ms: int = 80  # what a step beside streams may take
     disk_cache: bool = True
     disk_cache_mib: int = 4096  # of all models together
     disk_cache_dir: str | None = None  # None: in the user's cache folder

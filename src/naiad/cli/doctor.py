@@ -202,7 +202,8 @@ def self_test(model: str | None, folder: Path, settings: Config) -> Finding:
 
     try:
         path = find(model or settings.engine.model or None, folder, elsewhere(settings))
-        engine = msgspec.structs.replace(settings.engine, model=str(path), parallel=1, ctx=256)
+        alone = {"parallel": 1, "ctx": 256, "draft_model": None}
+        engine = msgspec.structs.replace(settings.engine, model=str(path), **alone)
         return asyncio.run(_try_engine(engine))
     except NaiadError as error:
         todo = "" if "naiad pull" in error.message else REBUILD

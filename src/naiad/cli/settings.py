@@ -129,7 +129,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "gap_target_ms",
-        "Milliseconds a step may take beside streams; thrice as many while all of them begin.",
+        "Milliseconds a step may take beside streams; more while all of them begin.",
         1,
         60_000,
     ),

@@ -52,9 +52,14 @@ def allowed_tools(
     that may be called, and the names of those of which one must be. Raises InvalidRequest.
     """
     name, _ = fields.find("tools")
-    names = [_named(f"{name}[{i}]", one) for i, one in enumerate(fields.need(array, "tools"))]
+    given = fields.need(array, "tools")
+    if len(given) > MAX_TOOLS:
+        raise InvalidRequest(
+            f"'{name}' may hold at most {MAX_TOOLS} tools, not {len(given)}.", param=name
+        )
+    names = {_named(f"{name}[{i}]", one) for i, one in enumerate(given)}
     kept = tuple(tool for tool in tools if tool.name in names)
-    if unknown := set(names) - {tool.name for tool in kept}:
+    if unknown := names - {tool.name for tool in kept}:
         raise InvalidRequest(
             f"'{name}' allows {min(unknown)[:40]!a}, but there is no such tool.", param=name
         )

@@ -201,6 +201,7 @@ class EngineCore:
             chunks = [replace(chunk, draft=()) for chunk in chunks]  # no guess is worth a place
             outcome = self._execute(chunks)
         if outcome is DecodeOutcome.DONE:
+            self._pool.settle()
             items += self._commit(chunks)
         elif outcome is DecodeOutcome.NO_ROOM:
             self._make_room()
@@ -375,11 +376,18 @@ class EngineCore:
     def _reconcile(self, chunks: list[Chunk]) -> None:
         """After an interrupted decode: finished micro-batches stay, so read the positions back.
 
-        The last token stays to be computed, since its logits were never read.
+        The last token stays to be computed, since its logits were never read. What the decode was
+        to turn to new positions is given up, whoever has it.
         """
-        for chunk in chunks:
-            sequence = chunk.sequence
-            sequence.computed = self._pool.interrupted(sequence.slot, len(sequence.tokens) - 1)
+        if not chunks:
+            return
+        for parked in [p for p in self._prefix.parked if not self._pool.is_settled(p.slot)]:
+            self._prefix.drop(parked)
+        slots = {chunk.sequence.slot for chunk in chunks}
+        for sequence in self._running:
+            if sequence.slot in slots or not self._pool.is_settled(sequence.slot):
+                n_most = len(sequence.tokens) - 1
+                sequence.computed = self._pool.interrupted(sequence.slot, n_most)
 
     def _tidy(self) -> None:
         """Keep the pool small beside running streams: save what is parked, move what is stranded.

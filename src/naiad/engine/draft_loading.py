@@ -17,8 +17,10 @@ from naiad.native.model import Model
 logger = logging.getLogger("naiad.engine")
 
 
-def load_draft(config: EngineConfig, model: Model, gpu_layers: int) -> Model | None:
-    """The second model, when one was asked for.
+def load_draft(
+    config: EngineConfig, model: Model, gpu_layers: int, *, can_cut: bool
+) -> Model | None:
+    """The second model, when one was asked for. can_cut: of `model`, see CoreLimits.
 
     Raises:
         ConfigError: it can be of no use to `model`, and why.
@@ -28,7 +30,7 @@ def load_draft(config: EngineConfig, model: Model, gpu_layers: int) -> Model | N
         return None
     if not config.drafts:
         raise _refused("is of no use while drafts are switched off")
-    if not model.can_cut:
+    if not can_cut:
         raise _refused(f"is of no use to {model.path.stem}, which cannot take a guess back")
     path = Path(config.draft_model)
     extra_buffers = sizing.uses_extra_buffers(config)

@@ -63,12 +63,13 @@ class DraftModel:
         """For each stream up to so many tokens that may come next; () while it is far behind."""
         guesses: list[list[int]] = [[] for _ in wanted]
         runs: dict[int, Run] = {}
-        left = MOST_BEHIND
+        left, n_promised = MOST_BEHIND, 0
         for i, (sequence, n) in enumerate(wanted):
-            run = self._behind(sequence, n, left)
+            run = self._behind(sequence, n + n_promised, left)
             if run is not None:
                 runs[i] = run
                 left -= len(run.tokens)
+                n_promised += n
         self._decode(list(runs.values()))
         asking = [i for i, run in runs.items() if run.n_logits and self.holds(wanted[i][0].uid)]
         rows = {i: row for row, i in enumerate(runs)}
@@ -86,19 +87,21 @@ class DraftModel:
         return uid in self._held
 
     def _behind(self, sequence: Sequence, n_guesses: int, most: int) -> Run | None:
-        """What is to be computed of a stream, at most so many tokens; None where nothing can be."""
+        """What is to be computed of a stream, at most so many tokens; None where nothing can be.
+
+        There must be room for the whole of it and n_guesses more, or its beginning would only take
+        the room of others. What there is no room for is let go of.
+        """
         tokens = sequence.tokens
         held = self._held.get(sequence.uid)
+        n_others = sum(len(each.tokens) for each in self._held.values() if each is not held)
+        if n_others + len(tokens) + n_guesses > self._n_cells:
+            self.forget(sequence.uid)
+            return None
+        if not (held or self._free) or not most:
+            return None
         n_held = common_prefix(held.tokens, tokens[:-1]) if held else 0
         end = min(len(tokens), n_held + most)
-        n_used = sum(len(each.tokens) for each in self._held.values())
-        n_used -= len(held.tokens) - n_held if held else 0
-        if (
-            n_used + end - n_held + n_guesses > self._n_cells
-            or not (held or self._free)
-            or not most
-        ):
-            return None
         if held is None:
             held = self._held[sequence.uid] = _Held(self._free.pop())
         if n_held < len(held.tokens):

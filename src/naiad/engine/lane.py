@@ -295,6 +295,7 @@ class Lane:
                 outcome = self._executor.decode([Run(self._slot, work.tokens, work.start, 0)])
         seconds = time.perf_counter() - began
         if outcome is DecodeOutcome.DONE:
+            self._pool.settle()
             spans = self._save(work)
         return _Done(work, outcome, spans, seconds)
 

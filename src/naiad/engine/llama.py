@@ -172,7 +172,7 @@ def _load(
     try:
         if not model.can_generate:
             raise ModelFileError(f"{model.path.name} is not a model that generates text")
-        draft = load_draft(config, model, gpu_layers)
+        draft = load_draft(config, model, gpu_layers, can_cut=_can_cut(model))
         return _build(config, model, draft, gpu_layers, free_before)
     except BaseException:
         if draft is not None:

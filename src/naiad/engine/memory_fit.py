@@ -132,12 +132,8 @@ class _Sum:
     @property
     def draft(self) -> int:
         """Of the draft model: weights, cells and buffers."""
-        if self.wish.draft is None:
-            return 0
-        outputs = self.wish.parallel * self.wish.draft.n_vocab * 4
-        step = compute_bytes(self.wish.draft, self.wish, self.draft_cells) + outputs
-        cells = self.draft_cells * self.wish.draft.bytes_per_cell
-        return self.wish.draft.mapped_bytes + cells + step
+        cells = self.draft_cells * self.wish.draft.bytes_per_cell if self.wish.draft else 0
+        return cells + draft_base(self.wish, self.draft_cells)
 
     @property
     def stock(self) -> int:
@@ -176,6 +172,14 @@ def compute_bytes(shape: ModelShape, wish: Wish, cells_in_sight: int) -> int:
     return n_tokens * (per_token + 4 * _VECTORS_PER_TOKEN * shape.n_embd)
 
 
+def draft_base(wish: Wish, n_cells: int) -> int:
+    """Bytes of the draft model but for its cells: weights and buffers; 0 without one."""
+    if wish.draft is None:
+        return 0
+    outputs = wish.parallel * wish.draft.n_vocab * 4
+    return wish.draft.mapped_bytes + compute_bytes(wish.draft, wish, n_cells) + outputs
+
+
 def fit(shape: ModelShape, wish: Wish, free_bytes: int) -> MemoryFit:
     """Choose context, cells, parked sequences and host cache.
 
@@ -193,7 +197,7 @@ def fit(shape: ModelShape, wish: Wish, free_bytes: int) -> MemoryFit:
     n_ctx = wish.ctx if wish.ctx is not None else _modest_ctx(shape, wish, free_bytes, most)
     if n_ctx > most:
         raise _refusal(shape, wish, max(n_ctx, 1), most, free_bytes)
-    chosen = _spread(shape, wish, n_ctx, usable - asked_cache, _modest(shape, free_bytes))
+    chosen = _spread(shape, wish, n_ctx, usable - asked_cache, _modest(shape, wish, free_bytes))
     left = max(0, usable - chosen.total)
     cache = min(DEFAULT_HOST_CACHE_MIB * MIB, left // 2)
     cache = asked_cache if wish.host_cache_mib is not None else cache - cache % MIB
@@ -235,15 +239,16 @@ def _most_tokens(shape: ModelShape, wish: Wish, budget: int) -> int:
     return low * CELL_STEP
 
 
-def _modest(shape: ModelShape, free_bytes: int) -> int:
+def _modest(shape: ModelShape, wish: Wish, free_bytes: int) -> int:
     """What may be spent in all when nobody asked: the weights and a share of what they leave."""
-    left = max(0, free_bytes - shape.mapped_bytes)
-    return shape.mapped_bytes + int(left * POOL_SHARE)
+    weights = shape.mapped_bytes + draft_base(wish, CELL_STEP)
+    left = max(0, free_bytes - weights)
+    return weights + int(left * POOL_SHARE)
 
 
 def _modest_ctx(shape: ModelShape, wish: Wish, free_bytes: int, most: int) -> int:
     """The context when nobody asked for one: at least CELL_STEP, which may not fit."""
-    affordable = min(_most_tokens(shape, wish, _modest(shape, free_bytes)), most)
+    affordable = min(_most_tokens(shape, wish, _modest(shape, wish, free_bytes)), most)
     if not wish.kv_unified:
         affordable = min(affordable, max(_round_down(POOL_ENOUGH // wish.parallel), 2048))
     return min(shape.n_ctx_train, max(affordable, CELL_STEP))

@@ -28,7 +28,7 @@ class Overflow:
         return sequence.job.shift_at_limit and len(sequence.tokens) >= self._n_ctx
 
     def make_room(self, sequence: Sequence) -> None:
-        """Give up the oldest tokens after the beginning. The next decode applies the shift.
+        """Give up the oldest tokens after the beginning. The next decode turns what has moved.
 
         All cells are taken out and put back: others may own them too, and a shift would move
         theirs. What could not be put back is computed again.

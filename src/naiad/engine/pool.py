@@ -10,7 +10,9 @@ Traps of the native memory that this file is the one place to know:
   given to others: a prefix may be gone there while the full layers still hold it, and lengths
   speak of the sliding layers only. So what falls short is emptied to the length it has, and a
   state is saved only when it is whole;
-* loading a state replaces the whole sequence, so blocks pass through a scratch sequence.
+* loading a state replaces the whole sequence, so blocks pass through a scratch sequence;
+* the next decode turns the keys of cells that were moved to other positions. Before it they are
+  not what their positions say, and an interrupted one leaves them turned in some layers only.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ class Pool:
         self._window = window
         self._free = list(range(n_slots - 1, -1, -1))
         self._owners: dict[int, set[int]] = {}  # slot -> all slots that may own cells with it
+        self._unturned: dict[int, int] = {}  # slot -> where its cells begin that wait to be turned
 
     @property
     def available(self) -> int:
@@ -50,6 +53,7 @@ class Pool:
 
     def free(self, slot: int) -> None:
         self._memory.remove(slot)
+        self._unturned.pop(slot, None)
         self._free.append(slot)
         self._owners.pop(slot, set()).discard(slot)
 
@@ -73,22 +77,38 @@ class Pool:
         if length:
             owners = self._owners.get(source, {source}) | self._owners.get(target, {target})
             self._owners |= dict.fromkeys(owners, owners)
+        if self._unturned.get(source, n_tokens) < n_tokens:
+            self._unturned[target] = self._unturned[source]
         return length
+
+    def settle(self) -> None:
+        """A decode was done: what had been moved to other positions is turned now."""
+        self._unturned.clear()
+
+    def is_settled(self, slot: int) -> bool:
+        """Whether its cells are what their positions say, and no decode can spoil them."""
+        return slot not in self._unturned
 
     def cut(self, slot: int, n_tokens: int) -> int:
         """Keep at most the first n_tokens. Returns the length that is left."""
         self._memory.remove(slot, n_tokens, -1)
+        if self._unturned.get(slot, n_tokens - 1) >= n_tokens:
+            del self._unturned[slot]
         return self._verified(slot, n_tokens)
 
     def interrupted(self, slot: int, most: int) -> int:
         """Keep at most `most` of what an interrupted decode has left. Returns the length left."""
-        return self.cut(slot, min(self.length(slot), most))
+        return self.cut(slot, min(self.length(slot), most, self._unturned.get(slot, most)))
 
     def save(self, slot: int, start: int, end: int) -> State | None:
-        """The state of the cells [start, end) of a slot; None when some of them are gone."""
+        """The state of the cells [start, end) of a slot; None when some of them are gone, or wait
+        to be turned.
+        """
         return self._copy(slot, start, end, is_partial_good=False)
 
     def _copy(self, slot: int, start: int, end: int, *, is_partial_good: bool) -> State | None:
+        if self._unturned.get(slot, end) < end:
+            return None
         memory, scratch = self._memory, self._scratch
         memory.remove(scratch)
         memory.share(slot, scratch, start, end)
@@ -100,8 +120,8 @@ class Pool:
     def load_shifted(self, slot: int, start: int, end: int, shift: int, state: State) -> int:
         """Append the cells [start, end) of a saved state, moved by `shift` positions.
 
-        The next decode applies the shift: decode before saving anything. Nobody else owns these
-        cells yet, so nobody else's move. Returns the slot's length; unchanged without room.
+        The next decode turns them: call `settle` after it. Nobody else owns these cells yet, so
+        nobody else's move. Returns the slot's length; unchanged without room.
         """
         memory, scratch = self._memory, self._scratch
         if memory.load(scratch, state):
@@ -109,6 +129,7 @@ class Pool:
             memory.remove(scratch, end, -1)
             memory.shift(scratch, start, end, shift)
             memory.share(scratch, slot, start + shift, end + shift)
+            self._unturned.setdefault(slot, start + shift)
         memory.remove(scratch)
         return self._verified(slot, end + shift)
 

@@ -81,6 +81,13 @@ class StreamPool:
         """Keep at most `most` of what an interrupted decode has left. Returns the length left."""
         return self.cut(slot, min(self.length(slot), most))
 
+    def settle(self) -> None:
+        """A decode was done; nothing waits for one here."""
+
+    def is_settled(self, slot: int) -> bool:  # noqa: ARG002 - the same words as Pool
+        """Always: nothing is moved to other positions."""
+        return True
+
     def load_shifted(self, slot: int, start: int, end: int, shift: int, state: State) -> int:  # noqa: ARG002
         """Nothing is moved here. Returns the slot's length, which is unchanged."""
         return self.length(slot)

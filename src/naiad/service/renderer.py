@@ -13,6 +13,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,6 +33,7 @@ _COMMAND = (sys.executable, "-P", "-m", "naiad.chat.helper")
 _START_TIMEOUT_S = (
     60.0  # a busy machine may take long to start Python; a template gets no such time
 )
+_DYING_S = 10.0  # a helper that has closed its output is about to end
 #: A rendering may take this many times its seconds of the processor in all.
 _PATIENCE = 10
 
@@ -116,6 +118,9 @@ class Renderer:
         except TimeoutError:
             await self._give_up(_PATIENCE * self._timeout_s)
         except _HelperDied:
+            with suppress(TimeoutError):  # a signal sent meanwhile would hide what it died of
+                async with asyncio.timeout(_DYING_S):
+                    await helper.wait()
             await self._kill()
             if helper.returncode != -signal.SIGPROF:
                 raise

@@ -89,7 +89,7 @@ def in_a_child(job: dict[str, Any], vocabulary: LLTokenizer) -> dict[str, Any]:
     except TimeoutError:
         os.kill(child, signal.SIGKILL)
         if b"\n" not in said:  # else it was looking for the place of what it has against it
-            said += json.dumps({"error": _too_long(job["timeout_s"])}).encode() + b"\n"
+            said[:] = json.dumps({"error": _too_long(job["timeout_s"])}).encode() + b"\n"
     os.close(source)
     _, status, used = os.wait4(child, 0)
     return {**_reply(said, status, job["cpu_s"]), "cpu_s": used.ru_utime + used.ru_stime}

@@ -212,11 +212,21 @@ def _read_choice(
     inner = Fields(choice, f"{name}.")
     kind = inner.get(short_text(MAX_NAME_CHARS), "type") or "function"
     if kind == "allowed_tools":
-        return choice, *allowed_tools(inner, tools)
+        kept, forced = allowed_tools(inner, tools)
+        return _shown_choice(kept, forced), kept, forced
     if kind != "function":
         raise Unsupported(f"'{name}' is of type {kind!a}; only functions are known.", param=name)
     wanted = inner.need(short_text(MAX_NAME_CHARS), "name")
     return {"type": "function", "name": wanted}, tools, forced_names(name, tools, wanted)
+
+
+def _shown_choice(kept: tuple[Tool, ...], forced: tuple[str, ...]) -> dict[str, Any]:
+    """A choice of allowed tools as it is shown: what was understood of it, and nothing else."""
+    return {
+        "type": "allowed_tools",
+        "mode": "required" if forced else "auto",
+        "tools": [{"type": "function", "name": tool.name} for tool in kept],
+    }
 
 
 def _read_reasoning(fields: Fields) -> tuple[str | None, str | None]:
