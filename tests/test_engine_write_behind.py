@@ -220,3 +220,8 @@ def test_nothing_to_do_is_done_and_prepare_is_called_when_asked() -> None:
     desk.behind.start()
     assert desk.behind.finish(PATIENCE_S)
     assert (desk.n_prepared, desk.done) == (1, [])
+
+
+def test_what_is_promised_of_a_crash_is_what_is_waited_for() -> None:
+    """A conversation is on disk five seconds after its last token, the writing itself included."""
+    assert write_behind.REST_S < write_behind.PATIENT_S < write_behind.WITHIN_S <= 4
