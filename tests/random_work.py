@@ -110,7 +110,8 @@ class Work:
         }
         self._config = EngineConfig(**settings | changes)
         self._can_shift = self._config.context_shift and self._config.prefix_cache
-        patch.setattr(memory_fit, "POOL_ENOUGH", pool_cells)
+        for name, cells in (("ENOUGH", pool_cells), ("EACH", 0), ("MOST", pool_cells)):
+            patch.setattr(memory_fit, f"POOL_{name}", cells)
         if not has_thread:
             patch.setattr(core_module, "time", self._clock)
             patch.setattr(lane_module, "time", self._clock)

@@ -164,8 +164,9 @@ def test_cells_take_a_quarter_of_what_the_weights_leave() -> None:
 
 
 def test_a_small_model_on_a_large_machine_stops_at_enough() -> None:
-    room = fit(SMALL, Wish(parallel=255), 500 * GIB)
-    assert (room.n_ctx, room.n_cells) == (8192, memory_fit.POOL_ENOUGH)
+    for parallel, cells in ((2, 16_384), (16, 32_768), (48, 49_152), (255, 65_536)):
+        room = fit(SMALL, Wish(parallel=parallel), 500 * GIB)
+        assert (room.n_ctx, room.n_cells) == (8192, cells)
 
 
 def test_what_was_asked_for_may_take_most_of_the_memory() -> None:

@@ -18,9 +18,10 @@ from naiad.errors import ConfigError
 
 #: llama.cpp rounds contexts up to this many cells.
 CELL_STEP = 256
-#: Without --ctx or many parallel requests asking for more, the pool stops here: it is filled with
-#: zeros at start, which costs about a second per three gigabytes, and operations scan it.
-POOL_ENOUGH = 65536
+#: Without --ctx asking for more, the pool stops at so many cells, or where there are many parallel
+#: requests at so many for each, up to the most: it is filled with zeros at start. That costs half a
+#: second for a gigabyte, and three where a virtual machine must get the memory from its host.
+POOL_ENOUGH, POOL_EACH, POOL_MOST = 32768, 1024, 65536
 #: The share of free memory that the pool may take when nobody said otherwise.
 POOL_SHARE = 0.25
 #: The share of free memory that may be used when asked: Python and other programs need some too.
@@ -250,7 +251,7 @@ def _modest_ctx(shape: ModelShape, wish: Wish, free_bytes: int, most: int) -> in
     """The context when nobody asked for one: at least CELL_STEP, which may not fit."""
     affordable = min(_most_tokens(shape, wish, _modest(shape, wish, free_bytes)), most)
     if not wish.kv_unified:
-        affordable = min(affordable, max(_round_down(POOL_ENOUGH // wish.parallel), 2048))
+        affordable = min(affordable, max(_round_down(POOL_MOST // wish.parallel), 2048))
     return min(shape.n_ctx_train, max(affordable, CELL_STEP))
 
 
@@ -260,11 +261,12 @@ def _spread(shape: ModelShape, wish: Wish, n_ctx: int, budget: int, modest: int)
     budget = min(budget, max(modest, least.total))
     spare = max(0, budget - least.total) // max(shape.bytes_per_cell, 1)
     if wish.kv_unified:
-        enough = min(wish.parallel * n_ctx, max(n_ctx, POOL_ENOUGH))
+        enough = max(n_ctx, POOL_ENOUGH, min(wish.parallel * POOL_EACH, POOL_MOST))
+        enough = min(enough, wish.parallel * n_ctx)
         n_cells = min(round_up(enough), least.n_cells + _round_down(spare))
         return _within(replace(least, n_cells=max(n_cells, least.n_cells)), budget, least.n_cells)
     per_stream = round_up(n_ctx)
-    spare = min(spare, max(0, POOL_ENOUGH - least.n_cells))
+    spare = min(spare, max(0, POOL_MOST - least.n_cells))
     n_parked = min(wish.most_parked, spare // per_stream)
     return replace(least, n_parked=n_parked, n_cells=least.n_cells + n_parked * per_stream)
 
