@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 
 from dialect_cases import MODEL
+from naiad.dialects.anthropic.requests import parse_messages
+from naiad.dialects.base import Parsed
 from naiad.dialects.fields import Fields
 from naiad.dialects.grammars import read_grammar
 from naiad.dialects.kobold.requests import parse_whole
+from naiad.dialects.ollama.requests import parse_chat as parse_ollama
 from naiad.dialects.openai.requests import parse_chat
+from naiad.dialects.openai.responses.requests import read_body
 from naiad.dialects.phrases import MAX_CHARS, MAX_PHRASES, read_phrases
 from naiad.dialects.sampling import read_sampling
 from naiad.errors import InvalidRequest, Unsupported
@@ -121,6 +125,28 @@ def test_what_is_wrong_is_said_with_its_name(
     with pytest.raises(InvalidRequest, match=message) as caught:
         grammar(**body)
     assert caught.value.param == param
+
+
+def test_a_rule_is_no_hint_in_any_dialect() -> None:
+    turns = {"messages": [{"role": "user", "content": "hi"}]}
+    limited = {**turns, "max_tokens": 9}
+    for parsed in (
+        parse_ollama({**turns, "guided_regex": "a"}, MODEL),
+        parse_ollama({**turns, "options": {"guided_regex": "a"}}, MODEL),
+        parse_messages({**limited, "guided_regex": "a"}, MODEL),
+    ):
+        assert isinstance(parsed, Parsed)
+        assert parsed.request.grammar is not None
+        assert parsed.request.grammar.kind == "regex"
+        assert parsed.ignored == ()
+    with pytest.raises(InvalidRequest, match=r"'format' and 'options\.grammar' each") as caught:
+        parse_ollama({**turns, "format": "json", "options": {"grammar": GBNF}}, MODEL)
+    assert caught.value.param == "options.grammar"
+    form = {"type": "json_schema", "schema": {}}
+    with pytest.raises(InvalidRequest, match="each set a form"):
+        parse_messages({**limited, "output_config": {"format": form}, "grammar": GBNF}, MODEL)
+    with pytest.raises(InvalidRequest, match="each set a form"):
+        read_body({"input": "hi", "text": {"format": form}, "grammar": GBNF}, MODEL)
 
 
 def test_structural_tags_are_not_supported() -> None:

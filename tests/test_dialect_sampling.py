@@ -194,6 +194,13 @@ def test_biases_by_id_in_both_spellings_and_bans() -> None:
     assert sampling(logit_bias={}, custom_token_bans="3, 4,").logit_bias == ((3, -inf), (4, -inf))
 
 
+def test_a_ban_inside_of_an_object_is_refused_by_its_whole_name() -> None:
+    fields = Fields({"custom_token_bans": "1,x"}, "options.")
+    with pytest.raises(InvalidRequest, match=r"'options\.custom_token_bans'") as caught:
+        read_sampling(fields, MODEL, SamplingParams())
+    assert caught.value.param == "options.custom_token_bans"
+
+
 def test_biases_by_text() -> None:
     """Keys of an object are always strings; in a list, a string is text."""
     assert sampling(logit_bias={"nan": 1, "inf": 2}).text_bias == (("nan", 1.0), ("inf", 2.0))

@@ -11,8 +11,10 @@ from naiad.dialects.anthropic.requests import parse_messages
 from naiad.dialects.base import Parsed
 from naiad.dialects.fields import Fields
 from naiad.dialects.kobold.requests import parse_whole
+from naiad.dialects.llama.requests import parse_completion as parse_llama
 from naiad.dialects.ollama.requests import parse_chat as parse_ollama
 from naiad.dialects.openai.requests import parse_chat, parse_completion
+from naiad.dialects.openai.responses.requests import read_body
 from naiad.dialects.thinking import read_thinking_budget
 from naiad.errors import InvalidRequest
 from naiad.types import ChatPrompt, ThinkingBudget
@@ -24,6 +26,8 @@ PARSERS = [
     lambda **body: parse_ollama({"messages": CHAT["messages"], **body}, MODEL),
     lambda **body: parse_completion({"prompt": "x", **body}, MODEL),
     lambda **body: parse_whole({"prompt": "x", **body}, MODEL),
+    lambda **body: parse_llama({"prompt": "x", **body}, MODEL),
+    lambda **body: read_body({"input": "x", **body}, MODEL),
 ]
 
 

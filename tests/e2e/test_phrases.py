@@ -14,7 +14,6 @@ from e2e.client import Answer, ServerProcess, serving, stream
 from e2e.test_real_model import journalled
 from naiad.config import EngineConfig
 from naiad.engine.llama import load
-from naiad.engine.phrases import fold
 
 pytestmark = [pytest.mark.engine, pytest.mark.model, pytest.mark.soak]
 
@@ -42,8 +41,8 @@ def phrases_of(i: int) -> list[str]:
 
 
 def found_in(text: str, phrases: list[str]) -> list[str]:
-    folded = "".join(map(fold, text))
-    return [phrase for phrase in phrases if "".join(map(fold, phrase)) in folded]
+    """By a rule of its own: what the engine takes for the same letter is what is tested."""
+    return [phrase for phrase in phrases if phrase.lower() in text.lower()]
 
 
 async def test_no_banned_phrase_comes_and_the_others_get_what_was_chosen_for_them(

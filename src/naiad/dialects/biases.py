@@ -25,7 +25,8 @@ def read_biases(fields: Fields, model: ModelInfo) -> tuple[Biases, TextBiases]:
     name, value = fields.find("logit_bias")
     pairs = _pairs(name, value) if value else []
     bans = fields.get(short_text(16 * MAX_BIASES), "custom_token_bans") or ""
-    banned = [("custom_token_bans", one, False) for one in bans.split(",") if one.strip()]
+    where, _ = fields.find("custom_token_bans")
+    banned = [(where, one, False) for one in bans.split(",") if one.strip()]
     everything = [(name, *pair) for pair in pairs] + banned
     if len(everything) > MAX_BIASES:
         raise InvalidRequest(

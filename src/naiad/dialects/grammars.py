@@ -33,6 +33,11 @@ def read_grammar(fields: Fields) -> Grammar | None:
         *_guided(fields, "guided_"),
     ]
     fields.find("grammar_lazy", "grammar_retain_state", "guided_decoding_backend")
+    return only_one(*found)
+
+
+def only_one(*found: Grammar | None) -> Grammar | None:
+    """The one that is there, if any is. Raises InvalidRequest where there are several."""
     given = [grammar for grammar in found if grammar is not None]
     if len(given) > 1:
         raise InvalidRequest(

@@ -28,7 +28,7 @@ def with_switched_logprobs(sampling: SamplingParams, fields: Fields) -> Sampling
             "'top_logprobs' tells how many to send with 'logprobs', which must then be true.",
             param="top_logprobs",
         )
-    return _asking(sampling, n_top if is_wanted else None, fields)
+    return asking(sampling, n_top if is_wanted else None, fields)
 
 
 def with_counted_logprobs(
@@ -47,10 +47,11 @@ def with_counted_logprobs(
     if isinstance(value, bool):
         value = if_true if value else None
     n_top = None if value is None else integer(0, MAX_TOP)(name, value)
-    return _asking(sampling, (n_top or None) if is_off_at_0 else n_top, fields)
+    return asking(sampling, (n_top or None) if is_off_at_0 else n_top, fields)
 
 
-def _asking(sampling: SamplingParams, n_top: int | None, fields: Fields) -> SamplingParams:
+def asking(sampling: SamplingParams, n_top: int | None, fields: Fields) -> SamplingParams:
+    """Telling of so many; None for nothing. `post_sampling_probs`: of what the samplers left."""
     is_after = fields.get(boolean, "post_sampling_probs") or False  # llama-server's name
     if n_top is None:
         return sampling

@@ -19,7 +19,7 @@ from naiad.dialects.fields import (
     short_text,
     text,
 )
-from naiad.dialects.grammars import json_form
+from naiad.dialects.grammars import json_form, only_one, read_grammar
 from naiad.dialects.openai.requests import DEFAULTS
 from naiad.dialects.sampling import (
     ignored,
@@ -54,7 +54,7 @@ def parse_messages(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
         sampling=read_sampling(fields, model, DEFAULTS),
         max_tokens=min(limit, MAX_INT),
         stop=stops,
-        grammar=_read_format(fields),
+        grammar=only_one(_read_format(fields), read_grammar(fields)),
         thinking_budget=read_thinking_budget(fields),
         is_deterministic=read_deterministic(fields),
         stream=fields.get(boolean, "stream") or False,

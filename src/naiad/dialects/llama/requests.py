@@ -25,6 +25,7 @@ from naiad.dialects.prompts import read_prompt
 from naiad.dialects.sampling import (
     ignored,
     keeps_stop,
+    read_deterministic,
     read_handle,
     read_priority,
     read_sampling,
@@ -32,6 +33,7 @@ from naiad.dialects.sampling import (
     shows_controls,
     wants_progress,
 )
+from naiad.dialects.thinking import read_thinking_budget
 from naiad.errors import InvalidRequest, Unsupported
 from naiad.types import GenerateRequest, ModelInfo, Prompt, SamplingParams, TextPrompt
 
@@ -106,6 +108,8 @@ def _finish(fields: Fields, model: ModelInfo, prompt: Prompt) -> Parsed:
         priority=read_priority(fields),
         wants_progress=wants_progress(fields),
         grammar=read_grammar(fields),
+        thinking_budget=read_thinking_budget(fields),
+        is_deterministic=read_deterministic(fields),
         shift_at_limit=fields.get(boolean, "context_shift") or False,
         keeps_stop=keeps_stop(fields),
         shows_controls=shows_controls(fields),

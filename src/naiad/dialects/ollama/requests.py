@@ -20,7 +20,7 @@ from naiad.dialects.fields import (
     text,
     token_ids,
 )
-from naiad.dialects.grammars import json_form
+from naiad.dialects.grammars import json_form, only_one, read_grammar
 from naiad.dialects.logprobs import with_switched_logprobs
 from naiad.dialects.ollama.durations import duration
 from naiad.dialects.ollama.formatter import (
@@ -125,7 +125,9 @@ def _finish(
         sampling=with_switched_logprobs(sampling, fields),
         max_tokens=limit if limit > 0 else None,  # below: no limit
         stop=read_stops(options, "stop"),
-        grammar=fields.get(json_form, "format"),
+        grammar=only_one(
+            fields.get(json_form, "format"), read_grammar(fields), read_grammar(options)
+        ),
         thinking_budget=read_thinking_budget(options) or read_thinking_budget(fields),
         is_deterministic=is_deterministic,
         stream=is_streamed,

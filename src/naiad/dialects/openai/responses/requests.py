@@ -19,8 +19,8 @@ from naiad.dialects.fields import (
     short_text,
     text,
 )
-from naiad.dialects.grammars import read_grammar
-from naiad.dialects.logprobs import MAX_TOP
+from naiad.dialects.grammars import only_one, read_grammar
+from naiad.dialects.logprobs import MAX_TOP, asking
 from naiad.dialects.openai.requests import (
     MAX_EFFORT_CHARS,
     RESERVED_KWARGS,
@@ -90,8 +90,7 @@ def read_body(body: Mapping[str, Any], model: ModelInfo, history: Sequence[Item]
     given = read_prompt(fields, history)
     form, grammar = _read_form(fields)
     request = read_request(fields, model, given.prompt, _with_logprobs)
-    if grammar is not None:
-        request = replace(request, grammar=grammar)
+    request = replace(request, grammar=only_one(grammar, request.grammar))
     is_stored = fields.get(boolean, "store") is not False
     is_apart = fields.get(boolean, "background") or False
     if is_apart and not is_stored:
@@ -161,9 +160,7 @@ def _with_logprobs(sampling: SamplingParams, fields: Fields) -> SamplingParams:
     """`top_logprobs`, 0 to 20; or `include` asks for them without any others."""
     n_top = fields.get(integer(0, MAX_TOP), "top_logprobs")
     wanted = "message.output_text.logprobs" in (fields.get(array, "include") or [])
-    if not n_top and not wanted:
-        return sampling
-    return msgspec.structs.replace(sampling, n_logprobs=n_top or 0)
+    return asking(sampling, (n_top or 0) if n_top or wanted else None, fields)
 
 
 def _read_tools(fields: Fields) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
