@@ -29,6 +29,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -240,10 +241,15 @@ class Trial:
     def _warm(self, prompt: list[int]) -> str:
         """A namespace in which this was computed before, and is in host memory."""
         namespace = self._fresh()
-        self._engine.ask(
-            [*prompt, *self._others[0][1:9]] if prompt != self._prompt else prompt, namespace
-        )
+        tail = self._tail(len(prompt)) if prompt != self._prompt else []
+        self._engine.ask([*prompt, *tail], namespace)
         return namespace
+
+    def _tail(self, at: int) -> list[int]:
+        """Eight tokens, of which the first is not the prompt's own there, or it would be reused."""
+        rest = iter(self._others[0][1:])
+        first = next(token for token in rest if [token] != self._prompt[at : at + 1])
+        return [first, *islice(rest, 7)]
 
     def _start_others(self, n: int = 3) -> None:
         for other in self._rng.sample(self._others, n):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gguf_files import pair
 from naiad.cli import fitting, settings
 from naiad.cli.fitting import fit_for, memory, most_ctx, told_of
 from naiad.cli.main import run
@@ -67,6 +68,36 @@ def test_the_command_says_whether_it_runs(capsys: Output) -> None:
     assert told["fits"][0]["tokens_per_s"] is told["machine"] is None
     assert run(["fit", "tiny", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["machine"]["bytes_per_s"] == 1e10
+
+
+def test_a_draft_model_is_counted_with_its_context(
+    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    small = pair("llama.block_count", 2)
+    a_model(models / "Small.gguf", small, *PLAIN[1:])
+    assert run(["fit", "tiny", "--json", "--no-speed"]) == 0
+    alone = json.loads(capsys.readouterr().out)["fits"]
+    assert run(["fit", "tiny", "--json", "--no-speed", "--draft-model", "small"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["draft_model"] == "Small"
+    for one, before in zip(told["fits"], alone, strict=True):
+        assert one["memory_bytes"] - before["memory_bytes"] == one["draft_bytes"]
+        assert one["most_ctx"] < before["most_ctx"]
+    cells = 8192 * 2 * 3 * 128 * 2
+    assert told["fits"][0]["draft_bytes"] > cells
+    monkeypatch.setenv("NAIAD_DRAFT_MODEL", "small")
+    assert run(["fit", "tiny", "--no-speed"]) == 0
+    assert "Draft model Small: " in capsys.readouterr().out
+    assert run(["show", "tiny"]) == 0
+    assert "\n  draft model   Small\n" in capsys.readouterr().out
+
+
+def test_a_draft_model_of_no_use_is_refused(models: Path, capsys: Output) -> None:
+    a_model(models / "Other.gguf", *PLAIN, pair("tokenizer.ggml.tokens", ["a", "b"]))
+    assert run(["fit", "tiny", "--draft-model", "other"]) == 1
+    assert "another vocabulary than Tiny: 2 tokens instead of 0" in capsys.readouterr().err
+    assert run(["show", "tiny", "--draft-model", "nowhere"]) == 1
+    assert "draft_model: " in capsys.readouterr().err
 
 
 def test_what_does_not_fit_is_said_and_returned(

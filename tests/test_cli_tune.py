@@ -134,6 +134,33 @@ def test_the_result_is_kept_and_not_measured_twice_unless_asked(
     assert runs == [True, True]
 
 
+@pytest.mark.usefixtures("runs")
+def test_it_says_what_there_was_and_where_the_result_is(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tune(models) == 0
+    said = capsys.readouterr().err
+    assert "Measured before" not in said
+    (kept,) = records.folder().iterdir()
+    assert f"Kept for tiny and this engine, from the next start on: {kept}" in said
+    assert tune(models) == 0
+    assert "Measured before, 2026-01-01T00:00:00+00:00; that stays" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_leaves_the_earlier_result(
+    models: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> Record:
+        raise KeyboardInterrupt
+
+    before = records.save(a_record(models / "tiny.gguf")).read_bytes()
+    monkeypatch.setattr(measuring, "measure", interrupted)
+    assert tune(models) == 130
+    assert "Stopped; nothing was kept" in capsys.readouterr().err
+    (kept,) = records.folder().iterdir()
+    assert kept.read_bytes() == before
+
+
 def test_set_up_hears_what_was_chosen_and_then_nothing(
     models: Path, runs: list[bool], capsys: pytest.CaptureFixture[str]
 ) -> None:

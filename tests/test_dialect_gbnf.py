@@ -28,6 +28,9 @@ class ByteVocab:
     def piece(self, token: int, *, special: bool = False) -> bytes:
         return bytes([token]) if token < 256 else b"</s>" * special
 
+    def fresh_piece(self, token: int, *, special: bool = False) -> bytes:
+        return self.piece(token, special=special)
+
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         return list(text.encode())
 

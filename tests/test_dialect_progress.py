@@ -16,6 +16,7 @@ from naiad.dialects.kobold.errors import error_body as kobold_error
 from naiad.dialects.kobold.formatter import KoboldFormatter
 from naiad.dialects.kobold.queries import check_generation
 from naiad.dialects.kobold.requests import parse_stream, parse_whole
+from naiad.dialects.llama.formatter import LlamaFormatter
 from naiad.dialects.ollama.formatter import ChatFormatter as OllamaChat
 from naiad.dialects.openai.errors import error_body as openai_error
 from naiad.dialects.openai.formatter import ChatFormatter, Head, TextFormatter
@@ -61,6 +62,23 @@ def test_a_model_that_is_loading_first_is_told_in_every_dialect() -> None:
     assert (
         MessageFormatter("tiny", "msg_1").loading(0.4) == b'event: ping\ndata: {"type":"ping"}\n\n'
     )
+
+
+def test_who_waits_is_told_its_position_and_an_estimate_in_every_dialect_with_a_place_for_it() -> (
+    None
+):
+    makers: dict[str, Callable[[], Formatter]] = {
+        **FORMATTERS,
+        "ollama": lambda: OllamaChat("tiny", "2026-01-02T03:04:05Z"),
+        "llama": lambda: LlamaFormatter("tiny"),
+    }
+    for name, make in makers.items():
+        told = []
+        for news in NEWS[:2]:
+            line = make().progress(news).decode().strip().split("\n")[-1].removeprefix("data: ")
+            told.append(json.loads(line)["queue"])
+        waiting = {"status": "queued", "position": 2, "eta_s": None}
+        assert told == [waiting, {"status": "queued", "position": 1, "eta_s": 2.5}], name
 
 
 # -- fields -----------------------------------------------------------------------------------

@@ -485,6 +485,19 @@ def test_what_came_back_meanwhile_is_not_deleted(tmp_path: Path) -> None:
     assert [path.name for path in blocks_in(tmp_path)] == [disk_folder.block_name(long.key)]
 
 
+def test_what_is_saved_again_before_it_was_written_still_replaces(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    short, long = entry([1] * 50), entry([1] * 90)
+    store.put(short, b"12345")
+    assert store.flush(20)
+    store.put(long, b"12345")
+    store.replace(short.key, long.key)
+    store.put(long, b"67890")
+    assert store.flush(20)
+    assert store.get(long.key) == b"67890"
+    assert [path.name for path in blocks_in(tmp_path)] == [disk_folder.block_name(long.key)]
+
+
 def test_no_thread_to_write_with_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

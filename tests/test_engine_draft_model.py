@@ -10,6 +10,7 @@ import pytest
 from fake_executor import BACK, EOG, FakeExecutor, FakeMemory, FakeVocab, answer
 from naiad.engine.base import CoreJob
 from naiad.engine.core import CoreLimits, EngineCore
+from naiad.engine.cost import MIN_CHUNK, StepCost
 from naiad.engine.draft_model import MOST_BEHIND, DraftModel
 from naiad.engine.memory_fit import ModelShape, Wish, fit
 from naiad.engine.sequence import Sequence
@@ -110,6 +111,88 @@ def test_a_long_prompt_is_taken_in_over_several_steps() -> None:
     engine.run()
     assert engine.said[1] == answer(prompt, 40)
     assert max(len(run.tokens) for runs in engine.second.decoded for run in runs) == MOST_BEHIND
+
+
+class SlowToTakeIn(StepCost):
+    """Two milliseconds for each token of a prompt, whatever the clock says; see `seen`."""
+
+    def __init__(self) -> None:
+        super().__init__(0.002)
+        self.seen: list[int] = []
+
+    def saw_prefill(self, n_tokens: int, depth: int, seconds: float, *, beside: int) -> None:
+        self.seen.append(n_tokens)
+
+
+def n_taken_in(engine: Engine) -> list[int]:
+    """Tokens of prompts in each decode of the second model."""
+    sizes = [sum(len(run.tokens) for run in runs) for runs in engine.second.decoded]
+    return [n for n in sizes if n > 2 * 3]
+
+
+def test_what_one_step_takes_in_is_bounded_by_time() -> None:
+    """The target is 80 ms, of which the step itself takes 21 to 30."""
+    engine = Engine()
+    engine.model.cost = cost = SlowToTakeIn()
+    prompt = prompt_of(1, 160)
+    engine.add(1, prompt, 100)
+    engine.run()
+    assert engine.said[1] == answer(prompt, 100)
+    assert len(n_taken_in(engine)) > 5
+    assert MIN_CHUNK < max(n_taken_in(engine)) <= 0.06 / 0.002
+    assert set(n_taken_in(engine)) <= set(cost.seen)
+
+    cost = engine.model.cost = SlowToTakeIn()
+    asked = [(Sequence(CoreJob(9, tuple(prompt), 40, GREEDY)), 4)]
+    assert engine.model.guess(asked, 0.25) == [()]
+    assert engine.model.guess(asked, -1.0) == [()]
+    assert engine.model.guess(asked, 1.0) == [tuple(answer(prompt, 4))]
+    assert cost.seen == [125, MIN_CHUNK, 160 - 125 - MIN_CHUNK]
+
+
+def test_a_trial_that_needs_several_steps_is_not_given_up() -> None:
+    """Each step takes in the least there is, and what comes meanwhile."""
+    engine = Engine()
+    engine.model.cost = SlowToTakeIn()
+    assert engine.core._drafting is not None and engine.core._drafting._model is not None
+    engine.core._drafting._model._target_s = 0.0
+    engine.core._drafting._model._share = 0.0
+    prompt = prompt_of(1, 60)
+    engine.add(1, prompt, 600)
+    engine.run()
+    assert engine.said[1] == answer(prompt, 600)
+    assert len(engine.main.decoded) < 500
+
+
+def test_a_long_prompt_keeps_nobody_from_guessing() -> None:
+    engine = Engine()
+    engine.model.cost = SlowToTakeIn()
+    long, short, new = (
+        Sequence(CoreJob(uid, tuple(prompt_of(uid, n)), 40, GREEDY))
+        for uid, n in ((1, 300), (2, 30), (3, 90))
+    )
+    engine.model.guess([(short, 4)])
+    short.tokens += answer(short.tokens, 2)
+    first, second, third = engine.model.guess([(long, 4), (short, 4), (new, 4)], 0.04)
+    assert (first, second, third) == ((), tuple(answer(short.tokens, 4)), ())
+    assert engine.model.holds(3)
+    assert not engine.model.holds(1)
+    for _ in range(30):
+        first, second, third = engine.model.guess([(long, 4), (short, 4), (new, 4)], 0.04)
+    assert all((first, second, third))
+
+
+def test_the_first_round_is_timed_as_the_others_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock is a second after the one before."""
+    ticks = iter(range(1000))
+    monkeypatch.setattr("naiad.engine.draft_model.time.perf_counter", lambda: next(ticks))
+    engine = Engine()
+    sequence = Sequence(CoreJob(1, tuple(prompt_of(1, 60)), 40, GREEDY))
+    engine.model.guess([(sequence, 1)])
+    assert engine.model.round_s == 0
+    sequence.tokens += answer(sequence.tokens, 2)
+    engine.model.guess([(sequence, 1)])
+    assert engine.model.round_s == 1
 
 
 def test_short_answers_are_not_worth_a_prompt() -> None:

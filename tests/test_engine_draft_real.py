@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from naiad.config import EngineConfig
 from naiad.engine.base import CoreJob
 from naiad.engine.llama import LlamaBackend, load
+from naiad.engine.solo import CoreWithSolo
 from naiad.errors import ConfigError, ModelFileError
 from naiad.testing.lookback import lookback_text
 from naiad.types import SamplingParams
@@ -108,3 +110,44 @@ def test_a_file_that_is_no_model_is_refused(lookback: Path, tmp_path: Path) -> N
     path.write_bytes(b"GGUF nonsense")
     with pytest.raises(ModelFileError, match=r"cannot load small\.gguf"):
         open_backend(lookback, draft_model=str(path))
+
+
+def test_beside_a_request_that_runs_alone_all_share_the_processors(lookback: Path) -> None:
+    backend = open_backend(lookback, draft_model=str(lookback), threads=2, lane=True)
+    core = backend.core
+    assert isinstance(core, CoreWithSolo)
+    assert core._drafting is not None and core._drafting._model is not None
+    assert core._lane is not None
+    executors: list[Any] = [core._executor, core._drafting._model._model._executor]
+    ids = tuple(backend.tokenizer.encode(PROMPT, add_special=True, parse_special=True))
+    greedy = SamplingParams(temperature=0, ignore_eos=True)
+    core.add(CoreJob(1, ids, 60, greedy, is_deterministic=True))
+    for uid in (2, 3):
+        core.add(CoreJob(uid, ids[uid:], 60, greedy))
+    core.step()
+    assert [one._n_threads for one in executors] == [1, 1]
+    assert core._lane._n_most_threads == 1
+    news = threading.Event()
+    core.set_waker(news.set)
+    while core.has_work() or core._solo.is_running:
+        core.step()
+        if not core.has_work():
+            news.wait(60)
+            news.clear()
+    core.step()
+    assert [one._n_threads for one in executors] == [2, 2]
+    assert core._lane._n_most_threads == 2
+    close(backend)
+
+
+def test_comparing_vocabularies_keeps_neither_in_memory(lookback: Path) -> None:
+    backend = open_backend(lookback, draft_model=str(lookback))
+    core = backend.core
+    assert core._drafting is not None and core._drafting._model is not None
+    second: Any = core._drafting._model._model._executor
+    for vocab in (backend.tokenizer, second._context.model.vocab):
+        assert sum(len(kept) for kept in vocab._pieces) < 10  # of the end of a text and the like
+    while backend.prepare():
+        pass
+    assert sum(len(kept) for kept in backend.tokenizer._pieces) < 10
+    close(backend)

@@ -127,6 +127,26 @@ def test_who_has_been_reading_keeps_the_target_whatever_comes() -> None:
     assert machine.longest_gap <= StepBudget().target_s * 1.02
 
 
+def test_a_long_prompt_is_not_starved_by_short_ones_that_keep_coming() -> None:
+    """It needs 2.25 s; of those that come later than 2.3 s after it, nobody is served before it."""
+    long = sequence(3000)
+    machine = Machine(decoding(9, JUST_BEGUN + 1), long)
+    long.since = 0.0
+    late: list[Sequence] = []
+    for _ in range(400):
+        machine.step(StepBudget())
+        if machine.said[long]:
+            break
+        newcomer = sequence(100)
+        newcomer.since = machine.now
+        late += [newcomer] if machine.now > 2.3 else []
+        machine.running.append(newcomer)
+        machine.said[newcomer] = []
+    assert machine.said[long]
+    assert late
+    assert not any(machine.said[each] for each in late)
+
+
 def test_nothing_to_run_is_an_empty_plan() -> None:
     assert plan([], StepBudget(), COST, 0.0) == []
 

@@ -49,3 +49,12 @@ def test_a_table_says_what_was_found(reuse_kl: Any) -> None:
     lines = reuse_kl.table(found)
     assert len(lines) == 2 + len(found)
     assert "| branch | 300 | 1.0e-02 | 1.0e-02 | 0/1 | 0/1 | FALLS SHORT |" in lines
+
+
+def test_no_token_is_reused_by_chance(reuse_kl: Any) -> None:
+    """What follows a shared beginning must not go on as the prompt does, or chunks would differ."""
+    trial = reuse_kl.Trial.__new__(reuse_kl.Trial)
+    trial._prompt, trial._others = [1, 2, 3, 3], [[1, 3, 3, *range(4, 20)]]
+    assert trial._tail(1) == [3, 3, 4, 5, 6, 7, 8, 9]
+    assert trial._tail(2) == [4, 5, 6, 7, 8, 9, 10, 11]
+    assert trial._tail(9) == trial._tail(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,16 @@ def test_a_small_model_on_a_large_machine_stops_at_enough() -> None:
 def test_what_was_asked_for_may_take_most_of_the_memory() -> None:
     room = fit(LARGE, Wish(parallel=1, ctx=70_001), 20 * GIB)
     assert (room.n_ctx, room.n_cells) == (70_001, 70_144)
+
+
+def test_what_grammars_keep_of_a_vocabulary_is_counted() -> None:
+    few = ModelShape(100 * MIB, 40_000, 8192, n_vocab=2000, n_embd=576, n_head=9)
+    many = replace(few, n_vocab=262_144)
+    room = fit(many, Wish(4, ctx=8192), 4 * GIB)
+    assert "+ vocabulary for grammars 112 MiB" in room.arithmetic
+    assert "grammars" not in fit(few, Wish(4, ctx=8192), 4 * GIB).arithmetic
+    with pytest.raises(ConfigError, match="vocabulary for grammars 112 MiB"):
+        fit(many, Wish(4, ctx=65536), 2 * GIB)
 
 
 def test_what_cannot_fit_is_refused_with_the_arithmetic() -> None:

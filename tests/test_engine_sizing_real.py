@@ -6,6 +6,8 @@ import ctypes
 import logging
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,3 +161,39 @@ def test_what_was_measured_is_applied_and_told(
     assert (engine.tuned, engine.threads) == (True, 1)
     assert "1 threads (asked), micro-batch 64 (measured)" in caplog.text
     close(backend)
+
+
+@pytest.mark.model
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells")
+def test_what_grammars_keep_of_a_vocabulary_is_what_is_reckoned(starter: Path) -> None:
+    """In a process of its own: elsewhere, memory that was free already would be used."""
+    model = str(starter)
+    told = subprocess.run(
+        [sys.executable, "-c", _TREE, model], capture_output=True, check=True, text=True
+    )
+    n_tokens, n_bytes = map(int, told.stdout.split())
+    assert 0.7 * memory_fit.TREE_BYTES < n_bytes / n_tokens <= memory_fit.TREE_BYTES
+
+
+_TREE = """
+import gc, re, sys
+from pathlib import Path
+from naiad.native import library
+from naiad.native.model import Model
+from naiad.engine.grammar.vocabulary import SharedTokenizer
+import llguidance
+
+def own():
+    told = Path("/proc/self/smaps_rollup").read_text()
+    return 1024 * int(re.search(r"Private_Dirty: *([0-9]+)", told)[1])
+
+library.start()
+vocab = Model(Path(sys.argv[1]), gpu_layers=0, extra_buffers=False).vocab
+gc.collect()
+before = own()
+tokenizer = SharedTokenizer(vocab)
+while tokenizer.prepare():
+    pass
+gc.collect()
+print(vocab.n_tokens, own() - before)
+"""

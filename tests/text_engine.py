@@ -45,6 +45,9 @@ class TextVocab:
             return b"</s>" if special else b""
         return PIECES[token].encode()
 
+    def fresh_piece(self, token: int, *, special: bool = False) -> bytes:
+        return self.piece(token, special=special)
+
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         found = LONGEST.findall(text)
         assert "".join(found) == text, "this vocabulary has no such character"

@@ -16,15 +16,18 @@ import click
 from naiad.cli.options import (
     complete_model,
     config_option,
+    draft_model_path,
     elsewhere,
     json_option,
     settings_options,
 )
 from naiad.cli.progress import mebibytes
 from naiad.cli.settings import load
+from naiad.errors import ConfigError
 from naiad.models.catalogue import find, models_dir, parts_of
 
 if TYPE_CHECKING:
+    from naiad.engine.memory_fit import ModelShape
     from naiad.models.cost import Cost
     from naiad.models.gguf import GgufHeader
     from naiad.models.speed import Machine
@@ -41,7 +44,8 @@ PROBE_ROUNDS = 3
 class Fit:
     """One KV type. most_ctx: tokens that one request can have at most, 0 when nothing fits.
 
-    ctx: what was asked for, or the model's own as far as it fits; memory_bytes: all of it there.
+    ctx: what was asked for, or the model's own as far as it fits; memory_bytes: all of it there;
+    draft_bytes: of these, a draft model's.
     tokens_per_s: one stream's, at the beginning and behind ctx tokens. ms_per_token: where the time
     of a token goes.
     """
@@ -50,6 +54,7 @@ class Fit:
     most_ctx: int
     ctx: int
     memory_bytes: int
+    draft_bytes: int = 0
     tokens_per_s: tuple[float, float] | None = None
     ms_per_token: dict[str, float] | None = None
 
@@ -58,7 +63,7 @@ class Fit:
 @click.argument("model", required=False, shell_complete=complete_model)
 @json_option
 @click.option("--no-speed", is_flag=True, help="Do not measure how fast memory is read.")
-@settings_options("ctx", "models_dir", "more_models")
+@settings_options("ctx", "draft_model", "models_dir", "more_models")
 @config_option
 def fit(model: str | None, as_json: bool, no_speed: bool, config: str | None, **flags: Any) -> int:
     """Tell whether MODEL runs on this machine, with how much context, and about how fast.
@@ -69,16 +74,23 @@ def fit(model: str | None, as_json: bool, no_speed: bool, config: str | None, **
     folder = models_dir(settings.models_dir)
     path = find(settings.engine.model or None, folder, elsewhere(settings))
     cost = cost_of_file(path)
+    draft_path = draft_model_path(settings)
+    draft = draft_cost(draft_path, path.stem, cost)
     free = free_bytes()
     machine = None if no_speed else this_machine()
-    fits = [fit_for(cost, kind, free, settings.engine.ctx, machine) for kind in KV_TYPES]
+    ctx = settings.engine.ctx
+    fits = [fit_for(cost, kind, free, ctx, machine, draft) for kind in KV_TYPES]
     if as_json:
         told = {"model": path.stem, "path": str(path), "free_bytes": free}
         told |= {"n_ctx_train": cost.n_ctx_train, "machine": asdict(machine) if machine else None}
+        told |= {"draft_model": draft_path.stem if draft_path else None}
         told |= {"fits": [asdict(one) for one in fits]}
         click.echo(json.dumps(told, indent=2))
     else:
-        click.echo("\n".join([*told_of(path, cost, fits, free), *told_how(fits, machine)]))
+        lines = told_of(path, cost, fits, free)
+        if draft_path and draft:
+            lines.append(told_of_draft(draft_path, draft, fits))
+        click.echo("\n".join([*lines, *told_how(fits, machine)]))
     return int(not any(one.most_ctx and one.ctx <= one.most_ctx for one in fits))
 
 
@@ -91,6 +103,22 @@ def cost_of_file(path: Path, header: GgufHeader | None = None) -> Cost:
     return cost_of(header or read_header(path), n_bytes)
 
 
+def draft_cost(path: Path | None, model: str, cost: Cost) -> Cost | None:
+    """The costs of a draft model, None without one. Raises ModelFileError, and ConfigError when its
+    vocabulary is not that of the model; what each token means is compared when it is loaded.
+    """
+    if path is None:
+        return None
+    draft = cost_of_file(path)
+    if draft.n_vocab != cost.n_vocab:
+        raise ConfigError(
+            f"draft_model {path.stem} has another vocabulary than {model}: "
+            f"{draft.n_vocab} tokens instead of {cost.n_vocab}",
+            param="draft_model",
+        )
+    return draft
+
+
 def free_bytes() -> int:
     """Memory that is free on this machine, or in this container."""
     import psutil
@@ -100,21 +128,29 @@ def free_bytes() -> int:
     return free_memory(psutil.virtual_memory().available)
 
 
-def fit_for(cost: Cost, kv_type: str, free: int, ctx: int | None, machine: Machine | None) -> Fit:
+def fit_for(
+    cost: Cost,
+    kv_type: str,
+    free: int,
+    ctx: int | None,
+    machine: Machine | None,
+    draft: Cost | None = None,
+) -> Fit:
     """What one KV type allows for one request at a time. ctx: asked for, or None."""
     from naiad.models.speed import pace
 
-    most = most_ctx(lambda n: memory(cost, kv_type, n) <= usable(free))
+    most = most_ctx(lambda n: memory(cost, kv_type, n, draft) <= usable(free))
     wanted = ctx or min(cost.n_ctx_train or most, most)
-    n_bytes = memory(cost, kv_type, wanted)
+    n_bytes = memory(cost, kv_type, wanted, draft)
+    of_draft = n_bytes - memory(cost, kv_type, wanted)
     if machine is None:
-        return Fit(kv_type, most, wanted, n_bytes)
+        return Fit(kv_type, most, wanted, n_bytes, of_draft)
     one = pace(cost, kv_type, machine)
     speed = (round(one.tokens_per_s(0), 1), round(one.tokens_per_s(wanted), 1))
     past_s = 1 / one.tokens_per_s(wanted) - 1 / one.tokens_per_s(0)
     seconds = {"weights": one.weights_s, "layers": one.layers_s, "choosing": one.choosing_s}
     parts = {name: round(1000 * s, 3) for name, s in {**seconds, "context": past_s}.items()}
-    return Fit(kv_type, most, wanted, n_bytes, speed, parts)
+    return Fit(kv_type, most, wanted, n_bytes, of_draft, speed, parts)
 
 
 def usable(free: int) -> int:
@@ -124,23 +160,33 @@ def usable(free: int) -> int:
     return int(free * USABLE_SHARE)
 
 
-def memory(cost: Cost, kv_type: str, n_ctx: int) -> int:
-    """Bytes for one request of n_ctx tokens: weights, cells, the buffers of a step."""
-    from naiad.engine.memory_fit import ModelShape, Wish, compute_bytes, round_up
+def memory(cost: Cost, kv_type: str, n_ctx: int, draft: Cost | None = None) -> int:
+    """Bytes for one request of n_ctx tokens: weights, cells, the buffers of a step, and what
+    grammars keep of the vocabulary. draft: a second model with a context of that size too.
+    """
+    from naiad.engine.memory_fit import TREE_BYTES, Wish, compute_bytes, draft_base, round_up
 
-    per_cell = cost.bytes_per_cell(kv_type)
-    shape = ModelShape(
+    cells = round_up(max(n_ctx, 1))
+    second = _shape(draft, kv_type) if draft else None
+    wish = Wish(parallel=1, flash_attention=kv_type != "f16", draft=second)
+    shape = _shape(cost, kv_type)
+    per_cell = shape.bytes_per_cell + (second.bytes_per_cell if second else 0)
+    own = cost.weight_bytes + compute_bytes(shape, wish, cells) + cost.n_vocab * TREE_BYTES
+    return own + cells * per_cell + draft_base(wish, cells)
+
+
+def _shape(cost: Cost, kv_type: str) -> ModelShape:
+    from naiad.engine.memory_fit import ModelShape
+
+    return ModelShape(
         mapped_bytes=cost.weight_bytes,
-        bytes_per_cell=per_cell,
+        bytes_per_cell=cost.bytes_per_cell(kv_type),
         n_ctx_train=cost.n_ctx_train,
         n_vocab=cost.n_vocab,
         n_embd=cost.n_embd,
         n_head=cost.n_head,
         has_window=cost.has_window,
     )
-    cells = round_up(max(n_ctx, 1))
-    wish = Wish(parallel=1, flash_attention=kv_type != "f16")
-    return cost.weight_bytes + cells * per_cell + compute_bytes(shape, wish, cells)
 
 
 def most_ctx(fits: Callable[[int], bool]) -> int:
@@ -202,6 +248,14 @@ def told_of(path: Path, cost: Cost, fits: list[Fit], free: int) -> list[str]:
     if cost.is_recurrent:
         lines.append("  Parts of it are recurrent; the state of these is not counted.")
     return lines
+
+
+def told_of_draft(path: Path, draft: Cost, fits: list[Fit]) -> str:
+    """What the draft model takes of the memory above."""
+    parts = [f"{mebibytes(one.draft_bytes)} with KV {one.kv_type}" for one in fits]
+    weights = mebibytes(draft.weight_bytes)
+    counted = f"counted above, its context too: {', '.join(parts)}"
+    return f"  Draft model {path.stem}: {weights} of weights, {counted}"
 
 
 def told_how(fits: list[Fit], machine: Machine | None) -> list[str]:

@@ -11,6 +11,7 @@ import click
 from naiad.cli.options import (
     complete_model,
     config_option,
+    draft_model_path,
     elsewhere,
     json_option,
     settings_options,
@@ -33,6 +34,7 @@ LABELS = {
     "n_ctx_train": "context", "has_chat_template": "chat template", "license": "licence",
     "gguf_version": "GGUF version", "n_tensors": "tensors", "memory_bytes": "memory",
     "ctx": "  for context", "kv_type": "  KV cache", "kv_bytes_per_token": "  bytes a token",
+    "draft_model": "  draft model", "draft_bytes": "  of it",
 }  # fmt: skip
 
 
@@ -119,7 +121,7 @@ def _row(model: Installed) -> dict[str, Any]:
 @click.command()
 @click.argument("name", shell_complete=complete_model)
 @json_option
-@settings_options("ctx", "kv_type", "models_dir", "more_models", "foreign_models")
+@settings_options("ctx", "kv_type", "draft_model", "models_dir", "more_models", "foreign_models")
 @config_option
 def show(name: str, as_json: bool, config: str | None, **flags: Any) -> None:
     """Tell what the model NAME (an installed model, or a path) says about itself.
@@ -130,7 +132,9 @@ def show(name: str, as_json: bool, config: str | None, **flags: Any) -> None:
     path = find(name, folder_of(settings.models_dir), elsewhere(settings))
     facts, read = look_at(path)
     if not isinstance(read, ModelFileError):
-        facts |= memory_facts(path, read, settings.engine.ctx, settings.engine.kv_type or "f16")
+        draft = draft_model_path(settings)
+        ctx, kv_type = settings.engine.ctx, settings.engine.kv_type or "f16"
+        facts |= memory_facts(path, read, ctx, kv_type, draft)
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:
@@ -141,12 +145,17 @@ def show(name: str, as_json: bool, config: str | None, **flags: Any) -> None:
         raise read
 
 
-def memory_facts(path: Path, header: GgufHeader, ctx: int | None, kv_type: str) -> dict[str, Any]:
-    """What the model needs in memory; nothing when its header does not tell enough."""
-    from naiad.cli.fitting import cost_of_file, memory
+def memory_facts(
+    path: Path, header: GgufHeader, ctx: int | None, kv_type: str, draft_path: Path | None
+) -> dict[str, Any]:
+    """What the model needs in memory, with a draft model if there is one; nothing when its header
+    does not tell enough. Raises ConfigError when the draft model has another vocabulary.
+    """
+    from naiad.cli.fitting import cost_of_file, draft_cost, memory
 
     try:
         cost = cost_of_file(path, header)
+        draft = draft_cost(draft_path, path.stem, cost)
     except ModelFileError:
         return {}
     n_ctx = ctx or cost.n_ctx_train
@@ -154,7 +163,10 @@ def memory_facts(path: Path, header: GgufHeader, ctx: int | None, kv_type: str) 
         return {}
     per_token = cost.bytes_per_cell(kv_type)
     told = {"ctx": n_ctx, "kv_type": kv_type, "kv_bytes_per_token": per_token}
-    return {**told, "memory_bytes": memory(cost, kv_type, n_ctx)}
+    if draft_path and draft:
+        n_draft = memory(cost, kv_type, n_ctx, draft) - memory(cost, kv_type, n_ctx)
+        told |= {"draft_model": draft_path.stem, "draft_bytes": n_draft}
+    return {**told, "memory_bytes": memory(cost, kv_type, n_ctx, draft)}
 
 
 @click.command("rm")
@@ -229,7 +241,7 @@ def look_at(path: Path) -> tuple[dict[str, Any], GgufHeader | ModelFileError]:
 
 
 def _for_people(key: str, value: Any) -> str:
-    if key in ("size_bytes", "memory_bytes"):
+    if key in ("size_bytes", "memory_bytes", "draft_bytes"):
         return mebibytes(value)
     if isinstance(value, bool):
         return "yes" if value else "no"

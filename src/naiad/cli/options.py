@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from naiad.cli.settings import BY_NAME, SETTINGS, Setting, load
 from naiad.config import Config
-from naiad.models.catalogue import installed, models_dir
+from naiad.errors import ConfigError, ModelFileError
+from naiad.models.catalogue import find, installed, models_dir
 
 if TYPE_CHECKING:
     from naiad.models.places import Place
@@ -55,6 +57,21 @@ def elsewhere(config: Config) -> tuple[Place, ...]:
     from naiad.models.places import places
 
     return places(config.more_models, foreign=config.foreign_models)
+
+
+def draft_model_path(config: Config) -> Path | None:
+    """The file of the draft model, None without one. Raises ConfigError when it is no model's."""
+    from naiad.models.gguf import read_header
+
+    name = config.engine.draft_model
+    if name is None:
+        return None
+    try:
+        path = find(name, models_dir(config.models_dir), elsewhere(config))
+        read_header(path)
+    except ModelFileError as error:
+        raise ConfigError(f"draft_model: {error.message}", param="draft_model") from error
+    return path
 
 
 def complete_model(

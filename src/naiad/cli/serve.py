@@ -18,7 +18,13 @@ import msgspec
 from naiad import __version__
 from naiad.cli.listen import base_url, key_for
 from naiad.cli.log import start_logging
-from naiad.cli.options import complete_model, config_option, elsewhere, settings_options
+from naiad.cli.options import (
+    complete_model,
+    config_option,
+    draft_model_path,
+    elsewhere,
+    settings_options,
+)
 from naiad.cli.progress import Reporter
 from naiad.cli.running import Running, began, noted, running
 from naiad.cli.settings import load
@@ -150,24 +156,10 @@ def with_model(config: Config) -> Config:
     model = config.engine.model
     path = find(model, folder, elsewhere(config)) if model else _starter(folder)
     read_header(path)
-    draft = _draft_model(config, folder)
-    engine = msgspec.structs.replace(config.engine, model=str(path), draft_model=draft)
+    draft = draft_model_path(config)
+    paths = {"model": str(path), "draft_model": str(draft) if draft else None}
+    engine = msgspec.structs.replace(config.engine, **paths)
     return msgspec.structs.replace(config, engine=engine)
-
-
-def _draft_model(config: Config, folder: Path) -> str | None:
-    """The path of the draft model's file. Raises ConfigError: see with_model."""
-    from naiad.models.gguf import read_header
-
-    name = config.engine.draft_model
-    if name is None:
-        return None
-    try:
-        path = find(name, folder, elsewhere(config))
-        read_header(path)
-    except ModelFileError as error:
-        raise ConfigError(f"draft_model: {error.message}", param="draft_model") from error
-    return str(path)
 
 
 def _documents(config: Config) -> Documents:

@@ -49,15 +49,21 @@ def tune(
     """
     settings = load({"models_dir": models_dir}, file=config)
     path = find(model, folder_of(settings.models_dir), elsewhere(settings))
-    record = known(path) if if_needed else None
-    if record is not None and not quiet:
-        click.echo(f"Measured already, {record.measured_at}; once more: naiad tune", err=True)
-    if record is None or not quiet:
-        is_new = record is None
-        record = record or run(path, quick, anyway)
-        click.echo("\n".join(chosen(record)) if quiet else as_text(record, as_json))
-        if is_new:
-            keep(record, anyway)
+    before = known(path)
+    if before is not None and if_needed:
+        if not quiet:
+            click.echo(f"Measured already, {before.measured_at}; once more: naiad tune", err=True)
+            click.echo(as_text(before, as_json))
+        return
+    if before is not None and not quiet:
+        click.echo(f"Measured before, {before.measured_at}; that stays until this ends.", err=True)
+    record = run(path, quick, anyway)
+    click.echo("\n".join(chosen(record)) if quiet else as_text(record, as_json))
+    where = keep(record, anyway)
+    if not quiet:
+        click.echo(
+            f"Kept for {record.model} and this engine, from the next start on: {where}", err=True
+        )
 
 
 def known(path: Path) -> Record | None:
@@ -72,18 +78,22 @@ def run(path: Path, is_quick: bool, anyway: bool) -> Record:
     from naiad.tune.measure import FULL_EFFORT, QUICK_EFFORT, measure
 
     effort = QUICK_EFFORT if is_quick else FULL_EFFORT
-    with reporter(in_bytes=False) as progress:
-        progress.update("Measuring", 0.0, 1.0)
-        return measure(
-            path,
-            effort,
-            lambda now, done: progress.update("Measuring", done, 1.0, now),
-            anyway=anyway,
-        )
+    try:
+        with reporter(in_bytes=False) as progress:
+            progress.update("Measuring", 0.0, 1.0)
+            return measure(
+                path,
+                effort,
+                lambda now, done: progress.update("Measuring", done, 1.0, now),
+                anyway=anyway,
+            )
+    except KeyboardInterrupt:
+        click.echo("Stopped; nothing was kept, and earlier results stay as they are.", err=True)
+        raise
 
 
-def keep(record: Record, anyway: bool) -> None:
-    """Save the result. Raises NaiadError when it misleads or cannot be written."""
+def keep(record: Record, anyway: bool) -> Path:
+    """Save the result, and return where. Raises NaiadError if it misleads or cannot be written."""
     from naiad.tune.record import save
 
     if record.was_busy and not anyway:
@@ -92,7 +102,7 @@ def keep(record: Record, anyway: bool) -> None:
             "measure when the machine rests, or with --anyway."
         )
     try:
-        save(record)
+        return save(record)
     except OSError as error:
         raise NaiadError(f"The result cannot be kept: {error}") from error
 

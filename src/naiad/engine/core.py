@@ -126,8 +126,9 @@ class EngineCore:
         self._lane = lane
         self._drafting: Drafting | None = None
         if limits.drafts:
-            second = ModelDrafting(draft_model) if draft_model else None
-            self._drafting = Drafting(limits.n_ctx, limits.budget.target_s, second)
+            target_s = limits.budget.target_s
+            second = ModelDrafting(draft_model, target_s) if draft_model else None
+            self._drafting = Drafting(limits.n_ctx, target_s, second)
 
     # -- the verbs ---------------------------------------------------------------------------
 

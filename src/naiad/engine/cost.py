@@ -72,8 +72,11 @@ class StepCost:
         """Tokens of prefill that fit in a step of target_s beside n_rows streams; at least
         MIN_CHUNK.
         """
-        left = target_s - self.step_s(n_rows, depth)
-        return max(MIN_CHUNK, int(min(left / self._line.at(depth), _MOST_CHUNK)))
+        return max(MIN_CHUNK, self.n_within(target_s - self.step_s(n_rows, depth), depth))
+
+    def n_within(self, seconds: float, depth: int) -> int:
+        """Tokens of prefill after `depth` tokens that so many seconds are enough for; 0 or more."""
+        return max(0, int(min(seconds / self._line.at(depth), _MOST_CHUNK)))
 
 
 class _Rows:

@@ -113,8 +113,11 @@ class DiskCache(Generic[S]):
         with self._lock:
             if time.monotonic() < self._paused_until:
                 return False
+            before = self._pending.get(entry.key)
             self._forget(entry.key)
-            self._pending[entry.key] = _Pending(entry, state)
+            # Files that the one before was to replace are as superfluous once this one is written.
+            replaces = before.replaces if before else []
+            self._pending[entry.key] = _Pending(entry, state, replaces=replaces)
             self._hold(entry)
         self._behind.add(entry.key)
         return True

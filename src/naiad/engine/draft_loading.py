@@ -53,7 +53,7 @@ def _must_suit(draft: Model, model: Model) -> None:
             f"{its.n_tokens} tokens instead of {ours.n_tokens}"
         )
     for token in range(ours.n_tokens):
-        texts = [vocab.piece(token, special=True) for vocab in (its, ours)]
+        texts = [vocab.fresh_piece(token, special=True) for vocab in (its, ours)]
         if texts[0] != texts[1]:
             raise _refused(
                 f"{name} has another vocabulary than {model.path.stem}: "

@@ -10,12 +10,13 @@ Where it does not pay it is not asked, but for a token now and then, in case the
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 
-from naiad.engine.cost import StepCost
+from naiad.engine.cost import MIN_CHUNK, StepCost
 from naiad.engine.executor import DecodeOutcome, Executor, Run
 from naiad.engine.scheduler import Chunk
 from naiad.engine.sequence import Sequence, common_prefix
@@ -23,8 +24,10 @@ from naiad.engine.worth import MOST_DRAFT, best_length
 
 logger = logging.getLogger(__name__)
 
-#: Tokens that it takes in with one step, of all streams, since every one of them waits for that.
+#: Tokens that it takes in with one step, of all streams, where time sets no bound.
 MOST_BEHIND = 512
+#: Tokens of a stream to compute before it guesses where all that it guessed last was right.
+_USUAL = 2
 #: Tokens of an answer that must be to come, or taking in the prompt is not worth it.
 _LEAST_LEFT = 16
 #: The share of right guesses that is expected before any was seen, and how much of it is kept with
@@ -32,6 +35,26 @@ _LEAST_LEFT = 16
 _FIRST_SHARE, _OWN_MEMORY, _MEMORY = 0.6, 0.9, 0.98
 #: Where it does not pay, it is tried again after so many tokens, then after twice as many.
 _TRY_AGAIN = 64
+
+
+class _Allowance:
+    """Tokens of prompts that one step may take in, by what they take in time. Some always, or a
+    long prompt would never be through.
+    """
+
+    def __init__(self, cost: StepCost, seconds: float) -> None:
+        self._cost = cost
+        self._seconds = seconds
+        self._n_most, self._n_least = MOST_BEHIND, MIN_CHUNK
+
+    def take(self, n: int, depth: int) -> int:
+        """So many of n tokens after `depth` others; 0 for all that come after one got less."""
+        n_within = max(self._cost.n_within(self._seconds, depth), self._n_least)
+        granted = min(n, n_within, self._n_most)
+        self._seconds -= self._cost.prefill_s(granted, depth)
+        self._n_least = max(0, self._n_least - granted)
+        self._n_most = self._n_most - granted if granted == n else 0
+        return granted
 
 
 @dataclass(slots=True)
@@ -46,31 +69,39 @@ class DraftModel:
     """A context of the model's own, with a sequence for each stream that it guesses for.
 
     n_slots: streams at most; n_cells: tokens of all of them. close: frees the model.
-    round_s: seconds that one more token for each stream takes; 0 before any was made.
+    round_s: seconds that one more token for each stream takes; 0 before any was made. cost: what
+    taking in prompts takes here.
     """
 
     def __init__(
         self, executor: Executor, n_slots: int, n_cells: int, close: Callable[[], None]
     ) -> None:
         self.round_s = 0.0
+        self.cost = StepCost()
         self._executor = executor
         self._free = list(range(n_slots))
         self._n_cells = n_cells
         self._close = close
         self._held: dict[int, _Held] = {}
 
-    def guess(self, wanted: list[tuple[Sequence, int]]) -> list[tuple[int, ...]]:
-        """For each stream up to so many tokens that may come next; () while it is far behind."""
+    def guess(
+        self, wanted: list[tuple[Sequence, int]], longest_s: float = math.inf
+    ) -> list[tuple[int, ...]]:
+        """For each stream up to so many tokens that may come next; () while it is far behind.
+
+        longest_s: seconds that taking in what it is behind may take, since every stream waits for
+        that. Whoever is less behind comes first: a long prompt must not keep others from guessing.
+        """
         guesses: list[list[int]] = [[] for _ in wanted]
         runs: dict[int, Run] = {}
-        left, n_promised = MOST_BEHIND, 0
-        for i, (sequence, n) in enumerate(wanted):
+        n_promised, left = 0, _Allowance(self.cost, longest_s)
+        for i in sorted(range(len(wanted)), key=lambda i: self._n_behind(wanted[i][0])):
+            sequence, n = wanted[i]
             run = self._behind(sequence, n + n_promised, left)
             if run is not None:
                 runs[i] = run
-                left -= len(run.tokens)
                 n_promised += n
-        self._decode(list(runs.values()))
+        self._take_in(list(runs.values()))
         asking = [i for i, run in runs.items() if run.n_logits and self.holds(wanted[i][0].uid)]
         rows = {i: row for row, i in enumerate(runs)}
         while asking:
@@ -86,8 +117,13 @@ class DraftModel:
         """Whether it has taken in anything of a stream."""
         return uid in self._held
 
-    def _behind(self, sequence: Sequence, n_guesses: int, most: int) -> Run | None:
-        """What is to be computed of a stream, at most so many tokens; None where nothing can be.
+    def _n_behind(self, sequence: Sequence) -> int:
+        """About how many tokens of a stream are yet to be taken in."""
+        held = self._held.get(sequence.uid)
+        return abs(len(sequence.tokens) - len(held.tokens)) if held else len(sequence.tokens)
+
+    def _behind(self, sequence: Sequence, n_guesses: int, left: _Allowance) -> Run | None:
+        """What is to be computed of a stream, within what is left; None where nothing can be.
 
         There must be room for the whole of it and n_guesses more, or its beginning would only take
         the room of others. What there is no room for is let go of.
@@ -98,18 +134,21 @@ class DraftModel:
         if n_others + len(tokens) + n_guesses > self._n_cells:
             self.forget(sequence.uid)
             return None
-        if not (held or self._free) or not most:
+        if not (held or self._free):
             return None
-        n_held = common_prefix(held.tokens, tokens[:-1]) if held else 0
-        end = min(len(tokens), n_held + most)
+        if held and (n_same := common_prefix(held.tokens, tokens[:-1])) < len(held.tokens):
+            self._cut(held, n_same)
+        n_held = len(held.tokens) if held else 0
+        n_new = len(tokens) - n_held
+        if n_new > _USUAL:
+            n_new = left.take(n_new, n_held)
+        if not n_new:
+            return None
         if held is None:
             held = self._held[sequence.uid] = _Held(self._free.pop())
-        if n_held < len(held.tokens):
-            self._cut(held, n_held)
-        new = tokens[len(held.tokens) : end]
-        run = Run(held.slot, new, len(held.tokens), int(end == len(tokens)))
-        held.tokens += new
-        return run
+        end = n_held + n_new
+        held.tokens += tokens[n_held:end]
+        return Run(held.slot, tokens[n_held:end], n_held, int(end == len(tokens)))
 
     def _cut(self, held: _Held, n_tokens: int) -> None:
         """Keep the first tokens, or none where the memory does not hold just these afterwards."""
@@ -127,23 +166,46 @@ class DraftModel:
             held = self._held[sequence.uid]
             runs.append(Run(held.slot, [token], len(held.tokens), 1))
             held.tokens.append(token)
-        begun = time.perf_counter()
-        if not runs or not self._decode(runs):
-            return False
-        seconds = time.perf_counter() - begun
-        self.round_s += (seconds - self.round_s) * (0.1 if self.round_s else 1.0)
-        return True
+        seconds = self._decode(runs) if runs else None
+        if seconds is not None:
+            self._saw_round(seconds)
+        return seconds is not None
 
-    def _decode(self, runs: list[Run]) -> bool:
-        """Whether it was done; if not, nothing is held any more."""
-        if not runs:
-            return True
+    def _take_in(self, runs: list[Run]) -> None:
+        """Compute what is behind, and learn what that takes.
+
+        Where nobody is further behind than usual this is the first round of the guesses, and as
+        long as the others; else it says what prompts take.
+        """
+        seconds = self._decode(runs) if runs else None
+        if seconds is None:
+            return
+        long = [run for run in runs if len(run.tokens) > _USUAL]
+        if not long:
+            self._saw_round(seconds)
+            return
+        n_tokens = sum(len(run.tokens) for run in long)
+        depth = sum(len(run.tokens) * (run.start + len(run.tokens) // 2) for run in long)
+        own_s = seconds - (self.round_s if len(long) < len(runs) else 0.0)
+        self.cost.saw_prefill(n_tokens, depth // n_tokens, max(own_s, seconds * 0.1), beside=0)
+
+    def _saw_round(self, seconds: float) -> None:
+        self.round_s += (seconds - self.round_s) * (0.1 if self.round_s else 1.0)
+
+    def _decode(self, runs: list[Run]) -> float | None:
+        """The seconds it took; None when it was not done: then nothing is held any more."""
+        begun = time.perf_counter()
         outcome = self._executor.decode(runs)
-        if outcome is not DecodeOutcome.DONE:
-            logger.warning("the draft model could not compute (%s), and begins again", outcome.name)
-            for uid in list(self._held):
-                self.forget(uid)
-        return outcome is DecodeOutcome.DONE
+        if outcome is DecodeOutcome.DONE:
+            return time.perf_counter() - begun
+        logger.warning("the draft model could not compute (%s), and begins again", outcome.name)
+        for uid in list(self._held):
+            self.forget(uid)
+        return None
+
+    def limit_threads(self, n_most: int) -> None:
+        """Compute with at most so many threads from now on."""
+        self._executor.set_threads(n_most)
 
     def forget(self, uid: int) -> None:
         """The stream is over."""
@@ -160,7 +222,8 @@ class DraftModel:
 @dataclass(slots=True)
 class _Stream:
     """What is known of the guesses for a stream. at, asked: its tokens when it last guessed, and
-    the guess. try_at: tokens from which on it is tried again; pause: tokens to the time after that.
+    the guess. try_at: tokens from which on it is tried again; pause: tokens to the time after that;
+    is_probed: it is asked for the sake of learning.
     """
 
     share: float
@@ -168,6 +231,12 @@ class _Stream:
     asked: tuple[int, ...] = ()
     try_at: int = 0
     pause: int = _TRY_AGAIN
+    is_probed: bool = False
+
+    def put_off(self, n_tokens: int) -> None:
+        """Not before so many tokens more."""
+        self.try_at = n_tokens + self.pause
+        self.pause *= 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +249,11 @@ class _Step:
 
 
 class ModelDrafting:
-    """Decides for whom the draft model guesses, and how much."""
+    """Decides for whom the draft model guesses, and how much. target_s: see StepBudget."""
 
-    def __init__(self, model: DraftModel) -> None:
+    def __init__(self, model: DraftModel, target_s: float = math.inf) -> None:
         self._model = model
+        self._target_s = target_s
         self._streams: dict[int, _Stream] = {}
         self._share = _FIRST_SHARE  # of all streams
 
@@ -207,10 +277,15 @@ class ModelDrafting:
             if chunk.draft or n_left < (1 if self._model.holds(sequence.uid) else _LEAST_LEFT):
                 continue
             n, n_expected = self._n_worth(stream, sequence, n_left, step, cost, longest_s)
+            stream.is_probed = False
             if n := n or self._probe(stream, sequence):
                 wanted[i] = n
                 step = _Step(step.n_rows + n, n_expected, max(step.n_rounds, n))
-        return self._ask(chunks, wanted) if wanted else chunks
+        if not wanted:
+            return chunks
+        depth = max(len(chunks[i].sequence.tokens) for i in wanted)
+        step_s = cost.step_s(step.n_rows, depth) + step.n_rounds * self._model.round_s
+        return self._ask(chunks, wanted, self._target_s - step_s)
 
     def _n_worth(
         self,
@@ -232,19 +307,22 @@ class ModelDrafting:
     def _probe(self, stream: _Stream, sequence: Sequence) -> int:
         """A token now and then, where none is worth it."""
         n_tokens = len(sequence.tokens)
-        if n_tokens < stream.try_at:
-            return 0
-        is_first = not stream.try_at
-        stream.try_at = n_tokens + stream.pause
-        stream.pause *= 2
-        return int(not is_first)
+        if not stream.try_at:
+            stream.put_off(n_tokens)
+        stream.is_probed = n_tokens >= stream.try_at
+        return int(stream.is_probed)
 
-    def _ask(self, chunks: list[Chunk], wanted: dict[int, int]) -> list[Chunk]:
-        guesses = self._model.guess([(chunks[i].sequence, n) for i, n in wanted.items()])
+    def _ask(self, chunks: list[Chunk], wanted: dict[int, int], left_s: float) -> list[Chunk]:
+        """left_s: seconds of the target that guessing and checking leave to taking in prompts."""
+        asked = [(chunks[i].sequence, n) for i, n in wanted.items()]
+        guesses = self._model.guess(asked, left_s)
         extended = list(chunks)
         for i, guess in zip(wanted, guesses, strict=True):
             stream = self._streams[chunks[i].sequence.uid]
             stream.at, stream.asked = len(chunks[i].sequence.tokens), guess
+            # Taking in what came since the last time may need several steps: a guess ends a trial.
+            if stream.is_probed and (guess or not self._model.holds(chunks[i].sequence.uid)):
+                stream.put_off(stream.at)
             extended[i] = replace(chunks[i], draft=guess)
         return extended
 

@@ -140,7 +140,7 @@ class Lane:
         self._runs_for = 0  # the uid of that chunk's request
         self._holds: Sequence | None = None  # whose cells the lane holds
         self._n_cells = n_cells
-        self._threads = threads
+        self._threads = self._n_most_threads = threads
         self._longest = window // BLOCK * BLOCK or _CHUNK_ALONE  # the window's start stays whole
         self.members: list[Sequence] = []
         self.wake: Callable[[], None] = lambda: None
@@ -166,6 +166,10 @@ class Lane:
     def threads_left(self) -> int:
         """Threads for the pool's steps while the lane is as it is."""
         return max(1, self._threads - max(1, self._threads // 2)) if self.is_busy else self._threads
+
+    def limit_threads(self, n_most: int) -> None:
+        """Compute chunks with at most so many threads, from the next one on."""
+        self._n_most_threads = n_most
 
     def add(self, sequence: Sequence) -> None:
         self.members.append(sequence)
@@ -203,7 +207,8 @@ class Lane:
             sequence.computed = sequence.n_held
         n_tokens = min(_CHUNK_ALONE if is_alone else _CHUNK_BESIDE, self._longest)
         work = self._next_work(sequence, n_tokens, is_fresh=is_fresh)
-        self._executor.set_threads(self._threads if is_alone else max(1, self._threads // 2))
+        n_threads = self._threads if is_alone else max(1, self._threads // 2)
+        self._executor.set_threads(min(n_threads, self._n_most_threads))
         self._runs_for = sequence.uid
         self._running = self._thread.submit(self._compute, work)
         self._running.add_done_callback(lambda _: self.wake())

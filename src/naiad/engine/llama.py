@@ -16,6 +16,7 @@ from naiad.engine.core import CoreLimits, EngineCore
 from naiad.engine.disk_cache import DiskCache
 from naiad.engine.disk_tier import open_store
 from naiad.engine.draft_loading import load_draft, open_draft
+from naiad.engine.draft_model import DraftModel
 from naiad.engine.executor import DecodeOutcome, NativeExecutor, Run, State
 from naiad.engine.grammar.compiler import GrammarCompiler
 from naiad.engine.grammar.follower import Follower
@@ -215,7 +216,7 @@ def _build(
         if draft is not None:
             second = open_draft(draft, context.params, config.parallel, room.draft_cells)
         apart = Apart(model, context.params, limits)
-        share = _sharing(executor, context.params)
+        share = _sharing(context.params, executor, lane, second)
         core = CoreWithSolo(
             executor,
             model.vocab,
@@ -314,12 +315,16 @@ def _make_lane(context: Context, room: memory_fit.MemoryFit) -> Lane | None:
     return Lane(NativeExecutor(own), own.n_cells, window=model.n_swa, threads=own.params.threads)
 
 
-def _sharing(executor: NativeExecutor, params: ContextParams) -> Callable[[bool], None]:
-    """Threads of the pool beside a request that runs alone."""
+def _sharing(
+    params: ContextParams, *contexts: NativeExecutor | Lane | DraftModel | None
+) -> Callable[[bool], None]:
+    """Threads of the pool, the lane and the draft model beside a request that runs alone."""
     left = max(1, params.threads - n_threads_apart(params.threads))
 
     def share(is_running: bool) -> None:
-        executor.limit_threads(left if is_running else params.threads)
+        for each in contexts:
+            if each is not None:
+                each.limit_threads(left if is_running else params.threads)
 
     return share
 

@@ -66,6 +66,10 @@ class Vocab:
             found = pieces[token] = self._token_to_piece(token, special)
         return found
 
+    def fresh_piece(self, token: int, *, special: bool = False) -> bytes:
+        """The same as `piece`, not remembered: for who reads the whole vocabulary once."""
+        return self._token_to_piece(token, special)
+
     def _token_to_piece(self, token: int, special: bool) -> bytes:
         room = 64
         while True:

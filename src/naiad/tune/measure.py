@@ -90,7 +90,10 @@ def measure(
     in_use = in_use or processors_in_use
     used = in_use()
     if used > BUSY and not anyway:
-        raise NothingMeasured(f"Nothing was measured, since {_busy(used)}")
+        raise NothingMeasured(
+            f"Nothing was measured, since {_busy(used)}. "
+            "Measure when the machine rests, or with --anyway."
+        )
     facts = facts or look_at_build()
     opener = open_engine or _opener(model, effort, clock() + effort.at_most_s)
     search = Search(
