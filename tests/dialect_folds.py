@@ -156,6 +156,7 @@ FOLDS: dict[str, Callable[[Iterable[Any]], list[Said]]] = {
     "ollama-generate": fold_ollama,
     "kobold": fold_kobold,
     "llama": fold_llama,
+    "llama-infill": fold_llama,
 }
 
 

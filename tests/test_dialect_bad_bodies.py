@@ -93,7 +93,7 @@ NO_OBJECTS = {
     "a list": (b"[]", "must be a JSON object, not an array"),
     "null": (b"null", "must be a JSON object, not null"),
     "no UTF-8": (b'{"prompt": "\xff"}', "not valid JSON"),
-    "UTF-16": ('{"prompt": "x"}'.encode("utf-16"), "not valid JSON"),
+    "UTF-16": ('{"prompt": "x"}'.encode("utf-16"), "in UTF-16: send it in UTF-8"),
     "half an emoji": (b'{"prompt": "\\ud83d"}', "half a character"),
     "too deep": (b'{"a":' * 50_000, "nested too deeply"),
     "no number": (b'{"prompt": "x", "temperature": NaN}', "'temperature' is NaN, which"),

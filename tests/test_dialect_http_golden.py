@@ -20,6 +20,7 @@ from dialect_server import CALL, MODEL, JsonRenderer
 from fakes import FakeEngine, FakeStream, SteppedStream
 from http_client import Answer, ask
 from naiad.config import Config
+from naiad.dialects.registry import DIALECTS
 from naiad.errors import EngineFailed
 from naiad.http.app import build_app
 from naiad.service.service import Service
@@ -99,7 +100,25 @@ WAYS = {
         path_streamed="/api/extra/generate/stream",
     ),
     "llama": Way("/completion", {"prompt": "Once 😀", "stop": ["\nYou:"]}),
+    "llama-infill": Way(
+        "/infill", {"input_prefix": "Once", "input_suffix": "😀", "stop": ["\nYou:"]}
+    ),
 }
+#: Why a scenario is not among a dialect's: each of these APIs says so itself.
+WITHOUT = {
+    "tools": {
+        **dict.fromkeys(("openai-completions", "llama", "llama-infill"), "a text has no tools"),
+        **dict.fromkeys(("ollama-generate", "kobold"), "the API has no tools"),
+    },
+    "choices": {
+        **dict.fromkeys(("openai-responses", "anthropic"), "one answer, by the API"),
+        **dict.fromkeys(("ollama-chat", "ollama-generate", "kobold"), "one answer, by the API"),
+        **dict.fromkeys(("llama", "llama-infill"), "refused: the answer names /v1/completions"),
+    },
+}
+#: Routes that generate beside those, and the test that has their bytes.
+ELSEWHERE = {"/request": "kobold-basic of test_dialect_golden: one text, of which only it is told"}
+CODER = msgspec.structs.replace(MODEL, infill=("<PRE>", "<SUF>", "<MID>"))
 CASES = [(name, scenario) for name, way in WAYS.items() for scenario in way.scenarios()]
 
 
@@ -120,7 +139,7 @@ def script(name: str) -> Callable[[FakeStream], None]:
 async def answer(name: str, scenario: str, *, is_streamed: bool) -> Answer:
     way = WAYS[name]
     engine, config = FakeEngine(script(scenario), SteppedStream), Config()
-    engine.model = MODEL
+    engine.model = CODER
     app = build_app(Service(engine, config, JsonRenderer()), config)
     body = {**way.body, "seed": 7, **({"stream": True} if is_streamed else way.no_stream)}
     body |= {"tools": way.tools} if scenario == "tools" else {}
@@ -159,6 +178,28 @@ def _still(data: bytes) -> bytes:
     data = re.sub(rb'("[a-z_]+_duration"):\d+', rb"\1:0", data)
     data = re.sub(rb'"request_id":"[0-9a-f]+"', b'"request_id":"ID"', data)
     return re.sub(rb'"((?:[a-z]+[-_])+)[0-9a-f]{24,}"', rb'"\1ID"', data)
+
+
+def test_the_matrix_is_complete() -> None:
+    missing = {
+        (name, scenario) for name in WAYS for scenario in SCENARIOS if (name, scenario) not in CASES
+    }
+    assert missing == {(name, scenario) for scenario, names in WITHOUT.items() for name in names}
+    operations = [one for dialect in DIALECTS for one in dialect.operations if one.method == "POST"]
+    reader = {one.path: one.parse or one.plan for one in operations}
+    shown = {path for way in WAYS.values() for path in (way.path, way.path_streamed) if path}
+    read = {reader[path] for path in (*shown, *ELSEWHERE)}
+    assert [path for path, way in reader.items() if way is not None and way not in read] == []
+
+
+@pytest.mark.parametrize("name", WITHOUT["choices"])
+async def test_where_there_is_one_answer_nobody_gets_two(name: str) -> None:
+    assert (name, "choices") not in CASES
+    got = await answer(name, "choices", is_streamed=False)
+    if name.startswith("llama"):
+        assert (got.status, got.value["error"]["param"]) == (400, "n")
+    else:
+        assert [said.text for said in read(name, got.body, is_streamed=False)] == ["I am 0"]
 
 
 @pytest.mark.parametrize("name", WAYS)

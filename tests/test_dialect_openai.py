@@ -150,7 +150,7 @@ def test_what_an_assistant_refused_is_what_it_said() -> None:
     assert prompt.messages[0].content == "I cannot."
 
 
-@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file"])
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "video_url"])
 def test_parts_that_are_no_text_are_unsupported(kind: str) -> None:
     with pytest.raises(Unsupported, match=f"type '{kind}'"):
         chat(messages=[{"role": "user", "content": [{"type": kind, kind: {}}]}])

@@ -200,6 +200,31 @@ async def test_a_conversation_goes_on_from_what_was_kept() -> None:
         assert answer.status_code == 200
 
 
+async def test_items_of_stored_responses_can_be_referred_to() -> None:
+    async with told(ANSWER) as (running, openai_):
+        first = await openai_.responses.create(model="m", input="Weather?", tools=[TOOL])
+        call: Any = first.output[-1]
+        items: Any = [
+            {"role": "user", "content": "Weather?"},
+            *({"type": "item_reference", "id": item.id} for item in first.output),
+            {"type": "function_call_output", "call_id": call.call_id, "output": "rain"},
+        ]
+        second = await openai_.responses.create(model="m", input=items, tools=[TOOL])
+        turns = running.asked["turns"]
+        assert [turn["role"] for turn in turns] == ["user", "assistant", "tool"]
+        assert (turns[1]["content"], turns[1]["reasoning_content"]) == ("so", "why")
+        assert turns[1]["tool_calls"][0]["function"]["name"] == "get_weather"
+        shown = await openai_.responses.input_items.list(second.id, order="asc")
+        assert [item.id for item in shown.data[1:4]] == [item.id for item in first.output]
+        bare = await openai_.responses.input_tokens.count(model="m", input=[{"id": call.id}])
+        assert bare.input_tokens > 0
+        alone = await openai_.responses.create(model="m", input="x", store=False)
+        for missing in ("x", "msg_", "msg_1234", alone.output[0].id, f"{call.id[:-1]}f"):
+            with pytest.raises(openai.NotFoundError, match="There is no item") as caught:
+                await openai_.responses.create(model="m", input=[*items[:1], {"id": missing}])
+            assert caught.value.param == "input[1].id"
+
+
 async def test_input_items_come_in_pages() -> None:
     turns: Any = [{"role": "user", "content": str(i)} for i in range(3)]
     async with told("ok") as (_, openai_):
@@ -222,6 +247,8 @@ async def test_nobody_reads_what_another_key_has_left() -> None:
                 await ask(made.id)
         with pytest.raises(openai.NotFoundError):
             await other.create(model="m", input="x", previous_response_id=made.id)
+        with pytest.raises(openai.NotFoundError):
+            await other.create(model="m", input=[{"id": made.output[0].id}])
         assert (await client(running, "mine").responses.retrieve(made.id)).output_text == "secret"
 
 

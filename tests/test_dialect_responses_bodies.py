@@ -144,7 +144,7 @@ def test_bad_bodies_are_refused_by_name(body: dict[str, Any], words: str) -> Non
     ("body", "words"),
     [
         ({"input": [{"type": "item_reference", "id": "x"}]}, "'item_reference', which is not"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "text parts only"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "is an image"),
         ({"conversation": "c"}, "'conversation' is not supported"),
         ({"prompt": {"id": "p"}}, "'prompt' is not supported"),
         ({"tools": [F], "tool_choice": {"type": "web_search"}}, "only functions are known"),

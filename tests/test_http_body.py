@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive
 
-from naiad.errors import InvalidJson, PayloadTooLarge
+from naiad.errors import InvalidJson, InvalidRequest, PayloadTooLarge
 from naiad.http.body import LARGE_BYTES, MOST_PARTS, decode_object, read_object
 from naiad.http.structure import StructureCount
 
 
 def test_a_body_is_an_object_and_none_is_an_empty_one() -> None:
-    assert decode_object(b"") == {}
+    assert decode_object(b"") == decode_object(b"\xef\xbb\xbf") == {}
+    assert decode_object(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
     assert decode_object(b'{"a": [1, 2.0, "\xc3\xa9"]}') == {"a": [1, 2.0, "é"]}
 
 
@@ -33,7 +34,8 @@ def test_a_body_is_an_object_and_none_is_an_empty_one() -> None:
         (b'{"a": ' + b"9" * 5000 + b"}", "'a' is a number too large to be read"),
         (b'{"a": [NaN]}', "not valid JSON"),
         (b'{"a": "\xff"}', "not valid JSON"),
-        ('{"a": 1}'.encode("utf-16"), "not valid JSON"),
+        ('{"a": 1}'.encode("utf-16"), "in UTF-16: send it in UTF-8"),
+        ('{"a": 1}'.encode("utf-16-le"), "not valid JSON"),
         (b'{"a": "tab\there"}', "not valid JSON"),
         (b"[" * 100_000, "nested too deeply"),
         (b"[]", "must be a JSON object, not an array"),
@@ -127,3 +129,15 @@ async def test_a_large_body_of_long_texts_is_read(n_pieces: int) -> None:
     body = {"prompt": 'say "[{,}]" ' * (LARGE_BYTES // 5), "ids": list(range(50_000))}
     receive, _ = receiving(json.dumps(body).encode(), n_pieces)
     assert await read_object({"headers": []}, receive, 10**8) == body
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "zstd", "gzip, identity", "\x1b[31m"])
+async def test_a_compressed_body_is_called_that(coding: str) -> None:
+    receive, left = receiving(b'{"a": 1}', 1)
+    scope = {"headers": [(b"content-encoding", coding.encode("latin-1"))]}
+    with pytest.raises(InvalidRequest, match="compressed") as refused:
+        await read_object(scope, receive, 100)
+    assert left, "nothing of it is read"
+    assert refused.value.message.isprintable()
+    plain = {"headers": [(b"content-encoding", b"Identity")]}
+    assert await read_object(plain, receive, 100) == {"a": 1}

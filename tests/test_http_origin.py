@@ -200,6 +200,8 @@ async def test_naming_one_origin_opens_nothing_else() -> None:
     assert (await send(("host", "evil.com"), named, JSON, **ALLOWED)).status == 403
     plain = ("content-type", "text/plain")
     assert (await send(("host", OUR), named, plain, **ALLOWED)).status == 403
+    # without a body there is no type, and who is named would get a yes to any question
+    assert (await send(("host", OUR), named, **ALLOWED)).status == 200
 
 
 async def test_preflights() -> None:

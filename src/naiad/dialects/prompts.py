@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from naiad.dialects.fields import Fields, array, mapping, short_text, text, token_ids, wrong_kind
+from naiad.dialects.files import read_file
 from naiad.dialects.tools import MAX_NAME_CHARS, read_calls, sound, with_names
 from naiad.errors import ContextExceeded, InvalidRequest, Unsupported
 from naiad.types import ChatMessage, ModelInfo, TextPrompt, TokenPrompt
@@ -13,9 +14,14 @@ from naiad.types import ChatMessage, ModelInfo, TextPrompt, TokenPrompt
 MAX_ROLE_CHARS = 64
 MAX_PROMPTS = 64
 
-#: OpenAI's newer name; chat templates know the older one.
-_ROLES = {"developer": "system"}
-_TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+#: Chat templates know OpenAI's older name of the one, and its newer name of the other.
+_ROLES = {"developer": "system", "function": "tool"}
+#: In the place of a picture that a tool has brought: an agent can go on without it.
+UNSEEN_PICTURE = "[a picture, which this model cannot see]"
+_UNSEEN = {
+    **dict.fromkeys(("image_url", "input_image", "computer_screenshot"), "an image"),
+    **dict.fromkeys(("input_audio", "audio"), "a sound"),
+}
 
 
 def read_prompt(fields: Fields, model: ModelInfo) -> TextPrompt | TokenPrompt:
@@ -118,13 +124,26 @@ def _part(name: str, part: Any) -> str:
         return text(name, part)
     fields = Fields(mapping(name, part), f"{name}.")
     kind = fields.need(short_text(MAX_ROLE_CHARS), "type")
-    if kind == "refusal":  # what an assistant said, also when it is that
-        return fields.need(text, "refusal")
-    if kind not in _TEXT_PARTS:
-        raise Unsupported(
-            f"'{name}' is of type {kind!a}; this model reads text parts only.", param=name
-        )
-    return fields.need(text, "text")
+    return read_part(name, kind, fields)
+
+
+def read_part(name: str, kind: str, fields: Fields) -> str:
+    """The text of a part of OpenAI's messages, in chats and responses.
+
+    Raises Unsupported for a kind that has none: pictures, sounds, files that are no text.
+    """
+    match kind:
+        case "text" | "input_text" | "output_text":
+            return fields.need(text, "text")
+        case "refusal":  # what an assistant said, also when it is that
+            return fields.need(text, "refusal")
+        case "file":
+            return read_file(f"{name}.file", Fields(fields.need(mapping, "file"), f"{name}.file."))
+        case "input_file":
+            return read_file(name, fields)
+    what = _UNSEEN.get(kind)
+    known = f"{what} (type {kind!a})" if what else f"of type {kind[:40]!a}, unknown here"
+    raise Unsupported(f"'{name}' is {known}; this model reads text only.", param=name)
 
 
 def read_template_kwargs(

@@ -103,21 +103,36 @@ def sound(name: str, value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def read_calls(fields: Fields) -> tuple[ToolCall, ...]:
-    """`tool_calls` of an assistant's turn; arguments as JSON text or as an object."""
+    """`tool_calls` of an assistant's turn; arguments as JSON text or as an object.
+
+    Old histories have one `function_call` instead, which has no id.
+    """
     name, _ = fields.find("tool_calls")
     given = fields.get(array, "tool_calls") or []
-    return tuple(_call(f"{name}[{place}]", one) for place, one in enumerate(given))
+    calls = tuple(_call(f"{name}[{place}]", one) for place, one in enumerate(given))
+    old_name, _ = fields.find("function_call")
+    old = fields.get(mapping, "function_call")
+    return calls if calls or old is None else (_function(Fields(old, f"{old_name}."), ""),)
 
 
 def _call(name: str, value: Any) -> ToolCall:
     outer = Fields(mapping(name, value), f"{name}.")
-    inner = Fields(outer.need(mapping, "function"), f"{name}.function.")
-    where, arguments = inner.find("arguments")
+    if custom := outer.get(mapping, "custom"):  # whose argument is one text
+        inner = Fields(custom, f"{name}.custom.")
+        arguments = {"input": inner.get(text, "input") or ""}
+        inner = Fields({"name": inner.find("name")[1], "arguments": arguments}, f"{name}.custom.")
+    else:
+        inner = Fields(outer.need(mapping, "function"), f"{name}.function.")
+    return _function(inner, outer.get(short_text(MAX_NAME_CHARS), "id") or "")
+
+
+def _function(fields: Fields, call_id: str) -> ToolCall:
+    where, arguments = fields.find("arguments")
     if isinstance(arguments, dict):
         arguments = msgspec.json.encode(sound(where, arguments)).decode()
     return ToolCall(
-        id=outer.get(short_text(MAX_NAME_CHARS), "id") or "",
-        name=inner.need(short_text(MAX_NAME_CHARS), "name"),
+        id=call_id,
+        name=fields.need(short_text(MAX_NAME_CHARS), "name"),
         arguments="{}" if arguments is None else text(where, arguments) or "{}",
     )
 

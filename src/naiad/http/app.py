@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,6 +16,7 @@ from naiad.http.endpoint import GenerationEndpoint, House, QueryEndpoint
 from naiad.http.exchange import Exchange
 from naiad.http.origin import OriginGuard, check_origins, host_rule
 from naiad.http.pages import PAGES, Page
+from naiad.http.paths import PlainPaths, meant_by
 from naiad.http.reference import reference_pages
 from naiad.service.service import Service
 
@@ -50,9 +51,9 @@ def build_app(
             endpoint = _endpoint(house, dialect, operation)
             _add(table, operation.method, operation.path, operation.access, endpoint)
     routes = [Route(path, MethodSwitch(methods, for_path)) for path, methods in table.items()]
-    router = Router(routes, redirect_slashes=False, default=Nowhere(for_path))
+    router = Router(routes, redirect_slashes=False, default=Nowhere(for_path, table))
     hosts = host_rule(config.host, config.allow_host)
-    return OriginGuard(router, hosts, check_origins(config.allow_origin), for_path)
+    return PlainPaths(OriginGuard(router, hosts, check_origins(config.allow_origin), for_path))
 
 
 class MethodSwitch:
@@ -77,14 +78,17 @@ class MethodSwitch:
 
 
 class Nowhere:
-    """Answers paths that are no route."""
+    """Answers paths that are no route; routes: those that may have been meant."""
 
-    def __init__(self, for_path: ForPath) -> None:
+    def __init__(self, for_path: ForPath, routes: Collection[str]) -> None:
         self._for_path = for_path
+        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send, self._for_path(scope["path"]))
-        await exchange.answer_error(NotFound("There is nothing at this path."))
+        meant = meant_by(scope["path"], self._routes)
+        exchange = Exchange(scope, receive, send, self._for_path(meant or scope["path"]))
+        hint = f"; {meant} is a path of this server" if meant else ""
+        await exchange.answer_error(NotFound(f"There is nothing at this path{hint}."))
 
 
 def _endpoint(house: House, dialect: Dialect, operation: Operation) -> ASGIApp:

@@ -21,6 +21,8 @@ LARGE_BYTES = 256 * 1024  # larger bodies are decoded off the event loop
 #: decoded in some ten milliseconds, in which no other thread runs; long chats have a tenth of them.
 MOST_PARTS = 100_000
 
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
 #: A field with what some encoders write for no number, or with more digits than are ever read.
 _MISFIT = re.compile(
     rb'"([^"\\\x00-\x1f]{1,64})"\s*:\s*'
@@ -35,9 +37,10 @@ async def read_object(
 
     limit: bytes, 1 or more.
 
-    Raises PayloadTooLarge, RequestTimeout, InvalidJson, and ClientGone when the client hung up
-    before the end of its body.
+    Raises PayloadTooLarge, RequestTimeout, InvalidJson, InvalidRequest for a compressed body, and
+    ClientGone when the client hung up before the end of its body.
     """
+    _refuse_compressed(scope)
     data = await read_body(scope, receive, limit, receipt_s)
     if len(data) > LARGE_BYTES:
         return await asyncio.to_thread(decode_object, data)
@@ -80,8 +83,11 @@ def _check_parts(count: StructureCount, data: bytearray, n_counted: int) -> int:
 
 def decode_object(data: bytes) -> dict[str, Any]:
     """Decode a JSON object; {} for no bytes. Raises InvalidJson."""
+    data = data.removeprefix(b"\xef\xbb\xbf")  # which programs on Windows put first
     if not data:
         return {}
+    if data[:2] in _UTF_16:
+        raise InvalidJson("The body is in UTF-16: send it in UTF-8.")
     try:
         value = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -162,6 +168,16 @@ def _declared_length(scope: Scope) -> int:
     if not value.isdigit():
         raise InvalidRequest("The Content-Length header must be a whole number.")
     return int(value)
+
+
+def _refuse_compressed(scope: Scope) -> None:
+    """What is small on the wire may be any size unpacked; no client of these APIs compresses."""
+    coding = (header(scope, b"content-encoding") or b"identity").strip().lower()
+    if coding != b"identity":
+        shown = ascii(coding[:20].decode("latin-1"))
+        raise InvalidRequest(
+            f"The body is compressed (Content-Encoding: {shown}): send it as it is."
+        )
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

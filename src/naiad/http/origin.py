@@ -131,7 +131,8 @@ class OriginGuard:
             return "The Host header names no address of this server; see --allow-host."
         if not is_named and (_is_foreign(origin, own) or _is_cross_site(scope)):
             return "Pages of other sites may not use this server; see --allow-origin."
-        if not _has_safe_type(scope):
+        is_bare = is_named and header(scope, b"content-type") is None  # an abort or a cancel
+        if not is_bare and not _has_safe_type(scope):
             return "Requests from a browser must have the Content-Type application/json."
         return None
 

@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
+from naiad.dialects.anthropic.blocks import (
+    CALLS,
+    RESULT,
+    read_block,
+    read_call,
+    read_result,
+    read_text,
+    read_texts,
+)
+from naiad.dialects.anthropic.blocks import WITHOUT_EFFECT as LEFT_OUT
 from naiad.dialects.fields import Fields, array, bad, boolean, mapping, short_text, text, wrong_kind
 from naiad.dialects.sampling import read_object
-from naiad.dialects.tools import MAX_NAME_CHARS, forced_names, make_tool, sound, with_names
-from naiad.errors import InvalidRequest, Unsupported
+from naiad.dialects.tools import MAX_NAME_CHARS, forced_names, make_tool, with_names
+from naiad.errors import InvalidRequest
 from naiad.types import ChatMessage, ChatPrompt, Tool, ToolCall
 
 _ROLES = ("user", "assistant", "system")
-_READ = "text, thinking, tool_use and tool_result"
 
 #: Claude Code begins its system blocks with this line. It changes with every request, so a prompt
 #: that held it would share no prefix with the one before; it says nothing to a model.
@@ -26,11 +33,13 @@ def read_conversation(fields: Fields) -> tuple[ChatPrompt, tuple[str, ...]]:
     system = _read_system(fields)
     turns = [ChatMessage("system", system)] if system else []
     name, _ = fields.find("messages")
-    given = fields.need(array, "messages")
+    given, unread = fields.need(array, "messages"), dict[str, None]()
     if not given:
         raise InvalidRequest(f"'{name}' must hold at least one message.", param=name)
     for place, turn in enumerate(given):
-        turns += _read_turn(f"{name}[{place}]", turn)
+        turns += _read_turn(f"{name}[{place}]", turn, unread)
+    if not turns:
+        raise InvalidRequest(f"'{name}' holds no block that this model reads.", param=name)
     choice = read_object(fields, "tool_choice")
     tools, forced, ignored = _read_tools(fields, choice)
     thinking, kwargs = _read_thinking(fields)
@@ -45,14 +54,14 @@ def read_conversation(fields: Fields) -> tuple[ChatPrompt, tuple[str, ...]]:
         thinking=thinking,
         is_split=True,
     )
-    return prompt, ignored
+    return prompt, (*unread, *ignored)
 
 
 def _read_system(fields: Fields) -> str:
     name, value = fields.find("system")
     if value is None:
         return ""
-    texts = [value] if isinstance(value, str) else _texts(name, value)
+    texts = [value] if isinstance(value, str) else read_texts(name, value)
     kept = (_without_billing(text(name, one)) for one in texts)
     return "\n\n".join(one for one in kept if one.strip())
 
@@ -61,20 +70,11 @@ def _without_billing(line: str) -> str:
     return line.partition("\n")[2] if line.startswith(BILLING) else line
 
 
-def _texts(name: str, value: Any) -> list[str]:
-    """The texts of a list of text blocks."""
-    if not isinstance(value, list):
-        raise wrong_kind(name, "a string or a list of blocks", value)
-    texts = []
-    for place, one in enumerate(value):
-        kind, block = _block(f"{name}[{place}]", one)
-        if kind != "text":
-            raise _unreadable(f"{name}[{place}]", kind, "text")
-        texts.append(block.need(text, "text"))
-    return texts
+_Block = tuple[str, str, Fields]  # where it stands, its type, its fields
 
 
-def _read_turn(name: str, value: Any) -> list[ChatMessage]:
+def _read_turn(name: str, value: Any, unread: dict[str, None]) -> list[ChatMessage]:
+    """unread: is given the kinds of the blocks that were left out."""
     fields = Fields(mapping(name, value), f"{name}.")
     role = fields.need(short_text(MAX_NAME_CHARS), "role")
     if role not in _ROLES:
@@ -86,79 +86,49 @@ def _read_turn(name: str, value: Any) -> list[ChatMessage]:
         return [ChatMessage(role, text(where, content))]
     if not isinstance(content, list):
         raise wrong_kind(where, "a string or a list of blocks", content)
-    blocks = [(f"{where}[{i}]", *_block(f"{where}[{i}]", one)) for i, one in enumerate(content)]
-    if role == "assistant":
-        return [_assistants(blocks)]
-    return list(_users(role, blocks))
+    blocks = [(f"{where}[{i}]", *read_block(f"{where}[{i}]", one)) for i, one in enumerate(content)]
+    unread.update((f"content[].type: {kind}", None) for _, kind, _ in blocks if kind in LEFT_OUT)
+    read = [block for block in blocks if block[1] not in LEFT_OUT]
+    if blocks and not read and role != "assistant":
+        return []
+    return list(_assistants(read) if role == "assistant" else _users(role, read))
 
 
-_Block = tuple[str, str, Fields]  # where it stands, its type, its fields
-
-
-def _block(name: str, value: Any) -> tuple[str, Fields]:
-    fields = Fields(mapping(name, value), f"{name}.")
-    return fields.need(short_text(MAX_NAME_CHARS), "type"), fields
-
-
-def _assistants(blocks: list[_Block]) -> ChatMessage:
-    said, thought, calls = "", "", []
+def _assistants(blocks: list[_Block]) -> Iterator[ChatMessage]:
+    """One turn, unless results of the server's own tools stand between its blocks."""
+    said, thought, n_told = "", "", 0
+    calls: list[ToolCall] = []
     for name, kind, block in blocks:
-        match kind:
-            case "text":
-                said += block.need(text, "text")
-            case "thinking":
-                thought += block.get(text, "thinking") or ""
-            case "redacted_thinking":
-                pass  # nobody but its author can read it
-            case "tool_use":
-                calls.append(_call(block))
-            case _:
-                raise _unreadable(name, kind, _READ)
-    return ChatMessage("assistant", said, thought, tuple(calls))
-
-
-def _call(block: Fields) -> ToolCall:
-    name, _ = block.find("input")
-    arguments = sound(name, block.get(mapping, "input") or {})
-    short = short_text(MAX_NAME_CHARS)
-    return ToolCall(
-        block.need(short, "id"), block.need(short, "name"), msgspec.json.encode(arguments).decode()
-    )
+        if kind == "thinking":
+            thought += block.get(text, "thinking") or ""
+        elif kind == "compaction":
+            said += block.get(text, "content") or ""
+        elif kind in CALLS:
+            calls.append(read_call(block))
+        elif kind.endswith(RESULT) and kind != RESULT:
+            if said or thought or calls:
+                yield ChatMessage("assistant", said, thought, tuple(calls))
+            yield read_result(kind, block)
+            said, thought, calls, n_told = "", "", [], n_told + 1
+        else:
+            said += read_text(name, kind, block)
+    if said or thought or calls or not n_told:
+        yield ChatMessage("assistant", said, thought, tuple(calls))
 
 
 def _users(role: str, blocks: list[_Block]) -> Iterator[ChatMessage]:
     """Results of tools are turns of their own; the text between them is the user's."""
     texts: list[str] = []
     for name, kind, block in blocks:
-        if kind == "text":
-            texts.append(block.need(text, "text"))
+        if not kind.endswith(RESULT):
+            texts.append(read_text(name, kind, block))
             continue
-        if kind != "tool_result":
-            raise _unreadable(name, kind, _READ)
         if texts:
             yield ChatMessage(role, "\n\n".join(texts))
             texts = []
-        yield _result(block)
+        yield read_result(kind, block)
     if texts or not blocks:
         yield ChatMessage(role, "\n\n".join(texts))
-
-
-def _result(block: Fields) -> ChatMessage:
-    name, content = block.find("content")
-    if content is None or isinstance(content, str):
-        told = text(name, content or "")
-    else:
-        told = "\n\n".join(_texts(name, content))
-    if block.get(boolean, "is_error"):
-        told = f"Error: {told}"
-    call_id = block.need(short_text(MAX_NAME_CHARS), "tool_use_id")
-    return ChatMessage("tool", told, tool_call_id=call_id)
-
-
-def _unreadable(name: str, kind: str, known: str) -> Unsupported:
-    return Unsupported(
-        f"'{name}' is of type {kind[:40]!a}; this model reads {known} blocks only.", param=name
-    )
 
 
 def _read_tools(

@@ -71,6 +71,7 @@ MEANINGS: dict[str, str] = {
     "dynatemp_low": "The lower end of a dynamic temperature.",
     "echo": "The prompt stands before the answer.",
     "format": '"json", or a JSON schema that the answer follows.',
+    "function_call": "One such call, as old histories hold it.",
     "genkey": "The caller's own name for this generation, to check or abort it.",
     "grammar": "Rules in GBNF that the answer follows.",
     "input": "The text, or a list of texts.",

@@ -49,6 +49,16 @@ def new_id() -> str:
     return f"resp_{secrets.token_hex(24)}"
 
 
+def item_id(prefix: str, response_id: str, place: int) -> str:
+    """The id of an output item: it tells the response that it is of, so a reference finds both."""
+    return f"{prefix}_{response_id.removeprefix('resp_')}{place:04x}"
+
+
+def response_of(item: str) -> str:
+    """The id of the response that an output item with this id would be of."""
+    return f"resp_{item.partition('_')[2][:-4]}"
+
+
 class ResponsesFormatter(Formatter):
     """One response.
 
@@ -140,7 +150,11 @@ class ResponsesFormatter(Formatter):
 
     def delta(self, delta: TextDelta) -> bytes:
         """Text of a message, which begins with its first."""
-        data = b"" if self._kind == "message" else self._begin("message", _message())
+        data = (
+            b""
+            if self._kind == "message"
+            else self._begin("message", _message(self._new_id("msg")))
+        )
         told = self._logprobs(delta)
         part = self._item["content"][0]
         part["text"] += delta.text
@@ -155,7 +169,9 @@ class ResponsesFormatter(Formatter):
 
     def reasoning(self, delta: ReasoningDelta) -> bytes:
         """Text of the reasoning, an item of its own."""
-        data = b"" if self._kind == "reasoning" else self._begin("reasoning", _reasoning())
+        data = b""
+        if self._kind != "reasoning":
+            data = self._begin("reasoning", _reasoning(self._new_id("rs")))
         self._n_reasoning += delta.n_tokens
         self._item["content"][0]["text"] += delta.text
         return data + self._of_item("reasoning_text.delta", content_index=0, delta=delta.text)
@@ -164,11 +180,17 @@ class ResponsesFormatter(Formatter):
         """A call: an item whose arguments form."""
         data = b""
         if delta.is_first:
-            data = self._begin("function_call", _call(delta))
+            data = self._begin("function_call", _call(self._new_id("fc"), delta))
         if delta.arguments:
             self._item["arguments"] += delta.arguments
             data += self._of_item("function_call_arguments.delta", delta=delta.arguments)
         return data + (self._end_item() if delta.is_last else b"")
+
+    def _new_id(self, prefix: str) -> str:
+        return item_id(prefix, self.response["id"], len(self._output))
+
+    def _begin_message(self) -> bytes:
+        return self._begin("message", _message(self._new_id("msg")))
 
     def _begin(self, kind: str, item: dict[str, Any]) -> bytes:
         data = self._end_item()
@@ -211,7 +233,9 @@ class ResponsesFormatter(Formatter):
         self._is_over = True
         data = b""
         if not self._output and status in ("completed", "incomplete"):
-            data = self._begin("message", _message())  # an empty answer is one, too
+            data = self._begin(
+                "message", _message(self._new_id("msg"))
+            )  # an empty answer is one, too
         data += self._end_item("completed" if status == "completed" else "incomplete")
         self.response["status"] = status
         self.response["usage"] = self._usage(finished.usage)
@@ -264,20 +288,20 @@ _LAST = {
 }
 
 
-def _message() -> dict[str, Any]:
+def _message(item_id: str) -> dict[str, Any]:
     part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-    head = {"id": f"msg_{secrets.token_hex(16)}", "type": "message", "status": "in_progress"}
+    head = {"id": item_id, "type": "message", "status": "in_progress"}
     return {**head, "role": "assistant", "content": [part]}
 
 
-def _reasoning() -> dict[str, Any]:
-    head = {"id": f"rs_{secrets.token_hex(16)}", "type": "reasoning", "status": "in_progress"}
+def _reasoning(item_id: str) -> dict[str, Any]:
+    head = {"id": item_id, "type": "reasoning", "status": "in_progress"}
     return {**head, "summary": [], "content": [{"type": "reasoning_text", "text": ""}]}
 
 
-def _call(delta: ToolCallDelta) -> dict[str, Any]:
+def _call(item_id: str, delta: ToolCallDelta) -> dict[str, Any]:
     return {
-        "id": f"fc_{delta.id}",
+        "id": item_id,
         "type": "function_call",
         "status": "in_progress",
         "call_id": f"call_{delta.id}",

@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from naiad.dialects.fields import Fields, array, mapping, short_text, text, wrong_kind
+from naiad.dialects.openai.responses import foreign
+from naiad.dialects.prompts import UNSEEN_PICTURE, read_part
 from naiad.dialects.tools import MAX_NAME_CHARS, with_names
 from naiad.errors import InvalidRequest, Unsupported
 from naiad.types import ChatMessage, ToolCall
@@ -18,7 +20,6 @@ MAX_ITEMS = 10_000
 MAX_KIND_CHARS = 64
 
 _ROLES = {"developer": "system"}  # chat templates know the older name
-_TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 
 
 def read_input(fields: Fields) -> list[Item]:
@@ -41,9 +42,14 @@ def _read(name: str, value: Any) -> Item:
     fields = Fields(mapping(name, value), f"{name}.")
     kind = fields.get(short_text(MAX_KIND_CHARS), "type") or "message"
     read = _READERS.get(kind)
-    if read is None:
-        raise Unsupported(f"'{name}' is of type {kind!a}, which is not supported here.", param=name)
-    prefix, item = read(fields)
+    if read is not None:
+        prefix, item = read(fields)
+    elif kind in foreign.KINDS or kind in foreign.WITHOUT_EFFECT:
+        prefix, item = foreign.read_foreign(fields, value)
+    else:
+        why = foreign.REFUSED.get(kind)
+        told = f": {why}" if why else ", which is not supported here"
+        raise Unsupported(f"'{name}' is of type {kind[:40]!a}{told}.", param=name)
     found = fields.get(short_text(MAX_NAME_CHARS), "id")
     return {"id": found or f"{prefix}_{secrets.token_hex(16)}", "type": kind, **item}
 
@@ -56,24 +62,27 @@ def _message(fields: Fields) -> tuple[str, Item]:
     return "msg", {"role": role, "status": "completed", "content": parts}
 
 
-def _texts(name: str, content: Any) -> list[str]:
+def without_effect(items: Sequence[Item]) -> tuple[str, ...]:
+    """The kinds of the items that the model is told nothing of, for the log."""
+    kinds = (item["type"] for item in items if item["type"] in foreign.WITHOUT_EFFECT)
+    return tuple(dict.fromkeys(f"input[].type: {kind}" for kind in kinds))
+
+
+def _texts(name: str, content: Any, pictures: str | None = None) -> list[str]:
+    """pictures: what stands for one; None: they are refused."""
     if content is None:
         return []
     if isinstance(content, str):
         return [text(name, content)]
     if not isinstance(content, list):
         raise wrong_kind(name, "a string or a list of parts", content)
-    return [_part(f"{name}[{place}]", part) for place, part in enumerate(content)]
+    return [_part(f"{name}[{place}]", part, pictures) for place, part in enumerate(content)]
 
 
-def _part(name: str, part: Any) -> str:
+def _part(name: str, part: Any, pictures: str | None) -> str:
     fields = Fields(mapping(name, part), f"{name}.")
     kind = fields.need(short_text(MAX_KIND_CHARS), "type")
-    if kind not in _TEXTS:
-        raise Unsupported(
-            f"'{name}' is of type {kind!a}; this model reads text parts only.", param=name
-        )
-    return fields.need(text, _TEXTS[kind])
+    return pictures if kind == "input_image" and pictures else read_part(name, kind, fields)
 
 
 def _call(fields: Fields) -> tuple[str, Item]:
@@ -92,7 +101,7 @@ def _output(fields: Fields) -> tuple[str, Item]:
         raise InvalidRequest(f"'{name}' is missing.", param=name)
     return "fco", {
         "call_id": call_id,
-        "output": "".join(_texts(name, output)),
+        "output": "".join(_texts(name, output, UNSEEN_PICTURE)),
         "status": "completed",
     }
 
@@ -128,10 +137,13 @@ def to_messages(items: Sequence[Item], instructions: str = "") -> tuple[ChatMess
             turns.append(ChatMessage("tool", item["output"], tool_call_id=item["call_id"]))
         elif kind == "function_call":
             call = ToolCall(item["call_id"], item["name"], item["arguments"])
-            if not turns or turns[-1].role != "assistant":
-                turns.append(ChatMessage("assistant", "", thought))
-                thought = ""
-            turns[-1] = replace(turns[-1], tool_calls=(*turns[-1].tool_calls, call))
+            thought = _add_call(turns, call, thought)
+        elif kind != "message":
+            for one in foreign.calls_and_results(item):
+                if isinstance(one, ToolCall):
+                    thought = _add_call(turns, one, thought)
+                else:
+                    turns.append(one)
         else:
             content = "".join(part["text"] for part in item["content"])
             role = _ROLES.get(item["role"], item["role"])
@@ -139,3 +151,13 @@ def to_messages(items: Sequence[Item], instructions: str = "") -> tuple[ChatMess
             turns.append(ChatMessage(str(role), content, thought if is_assistant else ""))
             thought = "" if is_assistant else thought
     return with_names(turns)
+
+
+def _add_call(turns: list[ChatMessage], call: ToolCall, thought: str) -> str:
+    """Put a call into the assistant's turn that stands last, or a new one with that thought;
+    returns the thought that is left."""
+    if not turns or turns[-1].role != "assistant":
+        turns.append(ChatMessage("assistant", "", thought))
+        thought = ""
+    turns[-1] = replace(turns[-1], tool_calls=(*turns[-1].tool_calls, call))
+    return thought

@@ -26,7 +26,7 @@ from naiad.dialects.openai.requests import (
     RESERVED_KWARGS,
     read_request,
 )
-from naiad.dialects.openai.responses.items import Item, read_input, to_messages
+from naiad.dialects.openai.responses.items import Item, read_input, to_messages, without_effect
 from naiad.dialects.prompts import read_template_kwargs
 from naiad.dialects.sampling import ignored
 from naiad.dialects.tools import (
@@ -141,7 +141,7 @@ def read_prompt(fields: Fields, history: Sequence[Item] = ()) -> Input:
         "tool_choice": choice,
         "tools": [_shown(one) for one in tools],
     }
-    return Input(prompt, items, shown, listed(unknown + reserved))
+    return Input(prompt, items, shown, listed(unknown + reserved + without_effect(items)))
 
 
 def _refuse(fields: Fields) -> None:

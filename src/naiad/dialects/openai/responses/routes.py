@@ -6,14 +6,14 @@ conversation up to its end, and, of one that was streamed from the background, i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from naiad.dialects.base import ApartWork, Backend, Call, Immediate, Ongoing, Parsed
 from naiad.dialects.fields import Fields, boolean, integer, short_text
-from naiad.dialects.openai.responses.formatter import ResponsesFormatter
+from naiad.dialects.openai.responses.formatter import ResponsesFormatter, response_of
 from naiad.dialects.openai.responses.items import Item
 from naiad.dialects.openai.responses.requests import (
     MAX_ID_CHARS,
@@ -50,7 +50,8 @@ async def create(backend: Backend, call: Call) -> Parsed | Immediate | Ongoing:
     history: list[Item] = []
     if (previous := read_previous(call.body)) is not None:
         history = await _history(backend, call.caller, previous)
-    asked = read_body(call.body, model, history)
+    body = await _with_referred(backend, call)
+    asked = read_body(body, model, history)
     has_logprobs = asked.request.sampling.n_logprobs >= 0
     formatter = ResponsesFormatter(model.name, asked.shown, has_logprobs=has_logprobs)
     formatter.items = asked.items
@@ -68,6 +69,35 @@ async def _history(backend: Backend, caller: Caller, previous: str) -> list[Item
     if backend.find_apart(caller, previous) is not None:
         raise InvalidRequest(f"'{name}' names a response that has not ended yet.", param=name)
     return (await _load(backend, caller, previous, name)).conversation
+
+
+async def _with_referred(backend: Backend, call: Call) -> Mapping[str, Any]:
+    """The body, with the items themselves where it refers to some of stored responses."""
+    given = call.body.get("input")
+    if not isinstance(given, list) or not any(map(_is_reference, given)):
+        return call.body
+    found: dict[str, Item] = {}
+    items = []
+    for place, one in enumerate(given):
+        if not _is_reference(one):
+            items.append(one)
+            continue
+        name = f"input[{place}].id"
+        item_id = Fields(one, f"input[{place}].").need(short_text(MAX_ID_CHARS), "id")
+        if item_id not in found:
+            kept = await _load(backend, call.caller, response_of(item_id), name, item_id)
+            found |= {item["id"]: item for item in kept.response["output"]}
+        if item_id not in found:
+            raise _not_found(item_id, name, "item")
+        items.append(found[item_id])
+    return {**call.body, "input": items}
+
+
+def _is_reference(item: Any) -> bool:
+    if not isinstance(item, dict):
+        return False
+    kind = item.get("type")
+    return kind == "item_reference" or (kind is None and item.keys() == {"id"})
 
 
 async def _start_apart(
@@ -153,7 +183,7 @@ async def count_input(backend: Backend, call: Call) -> Any:
     history: list[Item] = []
     if (previous := read_previous(call.body)) is not None:
         history = await _history(backend, call.caller, previous)
-    prompt = read_prompt(Fields(call.body), history).prompt
+    prompt = read_prompt(Fields(await _with_referred(backend, call)), history).prompt
     text = await backend.render_chat(GenerateRequest(prompt))
     n_tokens = len(await backend.tokenize(text))
     return {"object": "response.input_tokens", "input_tokens": n_tokens}
@@ -216,10 +246,13 @@ async def list_input(backend: Backend, call: Call) -> Any:
 # -- what is kept --------------------------------------------------------------------------------
 
 
-async def _load(backend: Backend, caller: Caller, response_id: str, param: str = "id") -> Kept:
+async def _load(
+    backend: Backend, caller: Caller, response_id: str, param: str = "id", item: str = ""
+) -> Kept:
+    """item: that is looked for in it, for the refusal."""
     data = await backend.documents.load(caller, response_id)
     if data is None:
-        raise _not_found(response_id, param)
+        raise _not_found(item or response_id, param, "item" if item else "response")
     kept = msgspec.json.decode(data, type=Kept)
     if kept.response["status"] == "in_progress":  # and it does not run, or it had been found there
         message = "The server ended before this response did."
@@ -228,9 +261,9 @@ async def _load(backend: Backend, caller: Caller, response_id: str, param: str =
     return kept
 
 
-def _not_found(response_id: str, param: str) -> NotFound:
+def _not_found(asked: str, param: str, what: str = "response") -> NotFound:
     return NotFound(
-        f"There is no response {response_id[:MAX_ID_CHARS]!a} here: it was not stored, belongs to "
+        f"There is no {what} {asked[:MAX_ID_CHARS]!a} here: it was not stored, belongs to "
         "another key, is too old, or has not ended.",
         param=param,
     )
