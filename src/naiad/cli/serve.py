@@ -18,10 +18,10 @@ import msgspec
 from naiad import __version__
 from naiad.cli.listen import base_url, key_for
 from naiad.cli.log import start_logging
-from naiad.cli.options import complete_model, config_option, elsewhere, settings_options
+from naiad.cli.options import Grouped, complete_model, config_option, elsewhere, settings_options
 from naiad.cli.progress import Reporter
 from naiad.cli.running import Running, began, noted, running
-from naiad.cli.settings import load
+from naiad.cli.settings import GROUPS, load
 from naiad.cli.welcome import Greeter, greeter_for
 from naiad.config import Config
 from naiad.errors import ConfigError, ModelFileError
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 REDRAW_S = 0.1
 
 
-@click.command()
+@click.command(cls=Grouped, groups=GROUPS)
 @click.argument("model", required=False, shell_complete=complete_model)
 @settings_options()
 @config_option
