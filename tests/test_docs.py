@@ -146,7 +146,7 @@ def test_every_error_code_is_documented_with_its_status() -> None:
 
 
 def test_flags_of_the_server_that_are_mentioned_exist() -> None:
-    known = {name.replace("_", "-") for name in BY_NAME} | {"config", "install"}
+    known = {name.replace("_", "-") for name in BY_NAME} | {"config", "help", "install"}
     pages = ["README.md", "docs/start.md", "docs/settings.md", "docs/errors.md"]
     assert set(FLAG.findall("".join(map(read, pages)))) <= known
 

@@ -40,6 +40,7 @@ class Grouped(click.Command):
         self._groups = groups
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, in one section for each title."""
         options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
         found = {option.name: option.get_help_record(ctx) for option in options}
         for title, names in {**self._groups, "Options": [*found]}.items():

@@ -216,7 +216,9 @@ async def wait_with_progress(engine: EngineClient, shown: Reporter) -> ModelInfo
     try:
         with shown as progress:
             while not ready.done():
-                progress.update("Loading the model", engine.status.progress, 1.0)
+                done = engine.status.progress
+                now = "trying it out" if done >= 1 else ""
+                progress.update("Loading the model", done, 1.0, now)
                 await asyncio.wait({ready}, timeout=REDRAW_S)
     finally:
         ready.cancel()

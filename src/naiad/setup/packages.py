@@ -64,6 +64,8 @@ class Shown:
     def follow(self, lines: Iterable[str]) -> None:
         """Take pip's lines as they come."""
         self._began = self.clock()
+        if self.is_terminal:
+            self.write("  asking pip")
         for line in lines:
             self._last.append(line)
             told = self._told(line.rstrip())
@@ -76,7 +78,8 @@ class Shown:
         if has_failed:
             self.write("".join(self._last))
         elif self._n_installed:
-            self.write(f"  {self._n_installed} packages in {self._elapsed()}.\n")
+            s = "" if self._n_installed == 1 else "s"
+            self.write(f"  {self._n_installed} package{s} in {self._elapsed()}.\n")
 
     def _told(self, line: str) -> str:
         if match := _FOUND.match(line):

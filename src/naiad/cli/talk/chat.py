@@ -13,6 +13,7 @@ from naiad.cli.talk import slash
 from naiad.cli.talk.conversation import Conversation
 from naiad.cli.talk.screen import Screen
 from naiad.cli.talk.server import Keeper
+from naiad.cli.talk.typeahead import without_echo
 from naiad.cli.talk.wire import Done, ServerLost
 from naiad.errors import NaiadError
 
@@ -126,7 +127,9 @@ def at_terminal(chat: Chat, *, keeps_history: bool) -> None:
     read = prompter(keeps_history=keeps_history)
     with contextlib.suppress(EOFError):
         for line in lines(chat, read):
-            chat.say(line)
+            with without_echo() as typed:
+                chat.say(line)
+                chat.draft = "\n".join(filter(None, [chat.draft, typed()]))
 
 
 def lines(chat: Chat, read: Any) -> Iterator[str]:

@@ -28,6 +28,7 @@ from naiad.cli.talk.conversation import Conversation, sampling
 from naiad.cli.talk.conversation import load as load_conversation
 from naiad.cli.talk.screen import Screen
 from naiad.cli.talk.server import Keeper, find_running, named, own_server, wait_ready
+from naiad.cli.talk.typeahead import without_echo
 from naiad.cli.talk.wire import Done, Event, Text, Thought
 from naiad.config import Config
 from naiad.errors import ConfigError, ModelFileError
@@ -66,9 +67,7 @@ def talk_options(command: F) -> F:
         _number("--temperature", Number(0), "How free the choice is; 0 takes the likeliest."),
         _number("--top-p", Number(0, 1), "The likeliest tokens that together have this chance."),
         _number("--top-k", click.IntRange(0), "Only the N likeliest tokens; 0: all."),
-        _number(
-            "--min-p", Number(0, 1), "Tokens at least so likely as this part of the likeliest."
-        ),
+        _number("--min-p", Number(0, 1), "Tokens this fraction as likely as the likeliest."),
         _number("--seed", click.IntRange(0), "The same seed gives the same answer."),
         click.option(
             "--set",
@@ -239,7 +238,8 @@ def _one_answer(
     if raw:
         body["prompt"] = body.pop("messages")[-1]["content"]
     screen = JsonScreen(True) if as_json else Screen(is_quiet)
-    done = screen.answer(server.api.stream(COMPLETION if raw else CHAT, body))
+    with without_echo():  # what is typed meanwhile is the shell's
+        done = screen.answer(server.api.stream(COMPLETION if raw else CHAT, body))
     screen.figures(done)
     return 0
 
