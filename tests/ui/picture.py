@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from patience import PATIENCE_S
 from ui.conftest import ARGUMENTS, BROWSERS
@@ -19,7 +20,7 @@ TALK = (
     "Write a Python function that reverses a string.",
     "How do I check for a palindrome? Just the code.",
 )
-LOOK = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"}
+LOOK: dict[str, Any] = {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"}
 
 
 def main(arguments: Sequence[str]) -> None:
