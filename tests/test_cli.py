@@ -231,8 +231,9 @@ def test_what_the_system_refuses_is_a_sentence(
     [
         (["--temperature", "hot"], "'hot' is not a valid number"),
         (["--server", "http://127.0.0.1:999999"], "must begin with http://"),
-        (["--server", "nonsense"], "must begin with http://"),
+        (["--server", "ftp://127.0.0.1"], "must begin with http://"),
         (["--server", "http://127.0.0.1:1"], "does not answer"),
+        (["--server", "127.0.0.1:1"], "does not answer"),
     ],
 )
 def test_mistakes_of_run_are_told(

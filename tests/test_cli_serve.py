@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import os
@@ -27,7 +28,7 @@ from naiad.cli.main import run
 from naiad.cli.progress import BarReporter, LineReporter, mebibytes, reporter
 from naiad.cli.running import Running
 from naiad.cli.serve import is_other, wait_with_progress, with_model
-from naiad.cli.welcome import ScreenGreeter, greeter_for, welcome
+from naiad.cli.welcome import ScreenGreeter, greeter_for, welcome, wrapped
 from naiad.client.base import EngineState, EngineStatus
 from naiad.config import Config, EngineConfig
 from naiad.errors import ConfigError, ModelFileError
@@ -296,6 +297,22 @@ def test_the_welcome_calls_the_program_as_the_shell_finds_it(
     assert f" {program.relative_to('/')} chat" in told()
     monkeypatch.setenv("PATH", str(program.parent))
     assert " naiad chat" in told()
+
+
+def test_the_welcome_fits_into_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    told = wrapped("build", "AVX2, AMX_INT8, " * 6).splitlines()
+    assert len(told) == 3 and max(map(len, told)) <= 60
+    assert told[0].startswith("  build     AVX2") and told[1].startswith(" " * 12 + "AVX2")
+
+
+def test_a_bar_that_is_drawn_takes_the_log_over(
+    root_logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_logging("info", as_json=False)
+    monkeypatch.setattr(sys, "stderr", taken := io.StringIO())
+    logging.getLogger("naiad.y").warning("above the bar")
+    assert taken.getvalue().endswith("WARNING above the bar\n")
 
 
 def test_the_welcome_says_how_long_the_load_took() -> None:
