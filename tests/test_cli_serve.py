@@ -22,13 +22,14 @@ import pytest
 
 from gguf_files import small_model
 from naiad.cli import serve as serving
+from naiad.cli.layout import wrapped
 from naiad.cli.listen import base_url, is_loopback, key_for
 from naiad.cli.log import JsonFormatter, TextFormatter, start_logging
 from naiad.cli.main import run
 from naiad.cli.progress import BarReporter, LineReporter, mebibytes, reporter
 from naiad.cli.running import Running
 from naiad.cli.serve import is_other, wait_with_progress, with_model
-from naiad.cli.welcome import ScreenGreeter, greeter_for, welcome, wrapped
+from naiad.cli.welcome import ScreenGreeter, greeter_for, welcome
 from naiad.client.base import EngineState, EngineStatus
 from naiad.config import Config, EngineConfig
 from naiad.errors import ConfigError, ModelFileError
@@ -300,8 +301,10 @@ def test_the_welcome_calls_the_program_as_the_shell_finds_it(
 
 
 def test_the_welcome_fits_into_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wrapped("build ", "AVX2, " * 60).count("\n") == 0
     monkeypatch.setenv("COLUMNS", "60")
-    told = wrapped("build", "AVX2, AMX_INT8, " * 6).splitlines()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    told = wrapped("  build     ", "AVX2, AMX_INT8, " * 6).splitlines()
     assert len(told) >= 2 and max(map(len, told)) <= 60
     assert told[0].startswith("  build     AVX2") and told[1].startswith(" " * 12 + "AVX2")
 

@@ -8,12 +8,12 @@ import os
 import shutil
 import socket
 import sys
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from naiad.cli.layout import wrapped
 from naiad.cli.listen import is_any_address
 from naiad.cli.progress import LineReporter, QuietReporter, Reporter, mebibytes, reporter
 from naiad.config import Config, EngineConfig
@@ -114,7 +114,9 @@ def welcome(
     """The lines that say what is loaded, how, and where to point a client."""
     key = new_key or config.api_key
     lines = ["", f"naiad serves {model.name} on {url}", ""]
-    lines += [wrapped(label, text) for label, text in _facts(model, config.engine, load_s)]
+    lines += [
+        wrapped(f"  {label:<9} ", text) for label, text in _facts(model, config.engine, load_s)
+    ]
     if new_key:
         lines += ["", "  This server can be reached from other machines, so it asks for a key."]
         lines += [f"  The key of this run, shown only here: {new_key}"]
@@ -126,19 +128,6 @@ def welcome(
     lines += ["", *_addresses(url, new_key), ""]
     lines += [f"  {line}" for line in _to_paste(url, new_key or ("YOUR_KEY" if key else ""))]
     return [*lines, "", "  Ctrl-C stops the server."]
-
-
-def wrapped(label: str, text: str) -> str:
-    """A fact and its label, in as many lines as the terminal makes of it."""
-    width = shutil.get_terminal_size((1000, 24)).columns
-    return textwrap.fill(
-        text,
-        max(width, 40),
-        initial_indent=f"  {label:<9} ",
-        subsequent_indent=" " * 12,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
 
 
 def _addresses(url: str, new_key: str | None) -> list[str]:
