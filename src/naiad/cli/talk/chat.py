@@ -122,9 +122,11 @@ def from_pipe(chat: Chat) -> None:
 
 def at_terminal(chat: Chat, *, keeps_history: bool) -> None:
     """Messages as a person types them, until Ctrl-D or /exit."""
-    from naiad.cli.talk.prompt import prompter
+    with without_echo() as typed:  # what is typed while the library is imported
+        from naiad.cli.talk.prompt import prompter
 
-    read = prompter(keeps_history=keeps_history)
+        read = prompter(keeps_history=keeps_history)
+        chat.draft += typed()
     with contextlib.suppress(EOFError):
         for line in lines(chat, read):
             with without_echo() as typed:

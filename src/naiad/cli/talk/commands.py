@@ -147,8 +147,12 @@ def _chat(
     talk.system = flags["system"] or talk.system
     talk.options |= options_of(flags)
     is_quiet = bool(flags["quiet"])
-    with keeper_for(model, flags) as keeper:
+    with contextlib.ExitStack() as stack:
+        with without_echo() as typed:
+            keeper = stack.enter_context(keeper_for(model, flags))
+            draft = typed()
         chatting = Chat(keeper, talk, JsonScreen(True) if as_json else Screen(is_quiet))
+        chatting.draft = draft
         if sys.stdin.isatty():
             chatting.screen.note(f"{keeper.server.model}: /help helps, Ctrl-D leaves.")
             at_terminal(chatting, keeps_history=keeps_history)
