@@ -85,13 +85,13 @@ engine: $(STAMP)-venv
 
 $(STAMP)-installed: $(STAMP)-venv pyproject.toml | engine
 	@echo "Installing naiad and the packages it needs."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@PYTHONPATH=src $(BIN)/python -m naiad.setup.packages .
 	@PYTHONPATH=src $(BIN)/python -m naiad.setup.engine --check
 	@touch $@
 
 $(STAMP)-dev: $(STAMP)-installed
 	@echo "Installing the packages that tests need."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@PYTHONPATH=src $(BIN)/python -m naiad.setup.packages '.[dev]'
 	@touch $@
 
 starter: engine $(STAMP)-installed

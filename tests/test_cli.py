@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,9 +37,29 @@ Output = pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_is_there_and_has_help(name: str, capsys: Output) -> None:
+def test_every_command_is_there_and_has_help_for_80_columns(
+    name: str, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert run([name, "--help"]) == 0
-    assert f"Usage: naiad {name}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"Usage: naiad {name}" in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_the_help_of_serve_shows_settings_in_groups(capsys: Output) -> None:
+    assert run(["serve", "--help"]) == 0
+    titles = [*settings.GROUPS, "Options"]
+    sections = re.split(r"^(\S.*):$", capsys.readouterr().out, flags=re.MULTILINE)[1:]
+    assert sections[::2] == titles
+    told = dict(zip(titles, sections[1::2], strict=True))
+    assert "--[no-]disk-cache " in told["Cache"] and "[10]" in told["Limits"]
+    assert "--until-eof" in told["Options"] and "--port" not in told["Options"]
+
+
+def test_every_setting_is_in_one_group() -> None:
+    grouped = [name for names in settings.GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(one.name for one in settings.SETTINGS if not one.hidden)
 
 
 def test_the_help_names_every_command(capsys: Output) -> None:
@@ -210,8 +231,9 @@ def test_what_the_system_refuses_is_a_sentence(
     [
         (["--temperature", "hot"], "'hot' is not a valid number"),
         (["--server", "http://127.0.0.1:999999"], "must begin with http://"),
-        (["--server", "nonsense"], "must begin with http://"),
+        (["--server", "ftp://127.0.0.1"], "must begin with http://"),
         (["--server", "http://127.0.0.1:1"], "does not answer"),
+        (["--server", "127.0.0.1:1"], "does not answer"),
     ],
 )
 def test_mistakes_of_run_are_told(

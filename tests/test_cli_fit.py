@@ -57,7 +57,7 @@ def test_one_kv_type_is_told_with_its_context_and_speed() -> None:
 def test_the_command_says_whether_it_runs(capsys: Output) -> None:
     assert run(["fit", "tiny"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("It runs here: naiad serve --ctx 8192 --kv-type")
+    assert out.startswith("It runs here: naiad serve tiny --ctx 8192 --kv-type")
     assert "made for 8,192 tokens" in out and "tokens/s at first" in out
     assert "an estimate for the processor, here with KV f16." in out and "10 GB/s" in out
     assert "off by half" in out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ import pytest
 
 from gguf_files import small_model
 from naiad.cli import serve as serving
+from naiad.cli.layout import wrapped
 from naiad.cli.listen import base_url, is_loopback, key_for
 from naiad.cli.log import JsonFormatter, TextFormatter, start_logging
 from naiad.cli.main import run
@@ -296,6 +298,24 @@ def test_the_welcome_calls_the_program_as_the_shell_finds_it(
     assert f" {program.relative_to('/')} chat" in told()
     monkeypatch.setenv("PATH", str(program.parent))
     assert " naiad chat" in told()
+
+
+def test_the_welcome_fits_into_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert wrapped("build ", "AVX2, " * 60).count("\n") == 0
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    told = wrapped("  build     ", "AVX2, AMX_INT8, " * 6).splitlines()
+    assert len(told) >= 2 and max(map(len, told)) <= 60
+    assert told[0].startswith("  build     AVX2") and told[1].startswith(" " * 12 + "AVX2")
+
+
+def test_a_bar_that_is_drawn_takes_the_log_over(
+    root_logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_logging("info", as_json=False)
+    monkeypatch.setattr(sys, "stderr", taken := io.StringIO())
+    logging.getLogger("naiad.y").warning("above the bar")
+    assert taken.getvalue().endswith("WARNING above the bar\n")
 
 
 def test_the_welcome_says_how_long_the_load_took() -> None:

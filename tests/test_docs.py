@@ -74,17 +74,14 @@ def trace() -> list[str]:
 
 
 def rows(page: str, heading: str) -> list[list[str]]:
-    """The cells of the table whose first column has this heading, without backticks."""
-    lines = iter(read(page).splitlines())
-    for line in lines:
-        if line.startswith(f"| {heading} |"):
-            next(lines)
-            break
-    found = []
-    for line in lines:
-        if not line.startswith("|"):
-            break
-        found.append([cell.strip().strip("`") for cell in line.strip("|").split("|")])
+    """The cells of the tables whose first column has this heading, without backticks."""
+    found: list[list[str]] = []
+    is_inside = False
+    for line in read(page).splitlines():
+        is_head = line.startswith(f"| {heading} |")
+        is_inside = is_head or (is_inside and line.startswith("|"))
+        if is_inside and not is_head and not line.startswith("| ---"):
+            found.append([cell.strip().strip("`") for cell in line.strip("|").split("|")])
     return found
 
 
@@ -131,7 +128,7 @@ def test_every_page_of_docs_is_in_the_index(page: Path) -> None:
 def test_every_setting_is_documented_as_it_is() -> None:
     page = read("docs/settings.md")
     remake = "python -m naiad.cli.settings_page docs/settings.md"
-    assert settings_page.with_table(page) == page, f"the table is out of date: {remake}"
+    assert settings_page.with_tables(page) == page, f"the tables are out of date: {remake}"
     documented = {row[0]: row[1] for row in rows("docs/settings.md", "setting")}
     assert set(documented) == {setting.name for setting in SETTINGS if not setting.hidden}
     assert (documented["port"], documented["heartbeat_s"]) == ("5001", "10")
@@ -140,7 +137,7 @@ def test_every_setting_is_documented_as_it_is() -> None:
 
 def test_a_settings_page_without_its_marks_is_refused() -> None:
     with pytest.raises(ValueError, match="has no <!-- settings"):
-        settings_page.with_table("# Settings")
+        settings_page.with_tables("# Settings")
 
 
 def test_every_error_code_is_documented_with_its_status() -> None:
@@ -149,7 +146,7 @@ def test_every_error_code_is_documented_with_its_status() -> None:
 
 
 def test_flags_of_the_server_that_are_mentioned_exist() -> None:
-    known = {name.replace("_", "-") for name in BY_NAME} | {"config", "install"}
+    known = {name.replace("_", "-") for name in BY_NAME} | {"config", "help", "install"}
     pages = ["README.md", "docs/start.md", "docs/settings.md", "docs/errors.md"]
     assert set(FLAG.findall("".join(map(read, pages)))) <= known
 

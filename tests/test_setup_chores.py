@@ -37,7 +37,7 @@ esac
 """
 
 ENGINE = "python -m naiad.setup.engine --gpu "
-INSTALL = "python -m pip install --quiet --disable-pip-version-check -e ."
+INSTALL = "python -m naiad.setup.packages ."
 CHECK = "python -m naiad.setup.engine --check"
 STARTER = "naiad pull starter"
 TUNE = "naiad tune --quick --if-needed --quiet"
@@ -130,7 +130,7 @@ def test_serve_sets_up_first_and_passes_its_arguments(checkout: Checkout) -> Non
 def test_test_installs_what_tests_need_and_runs_every_check(checkout: Checkout) -> None:
     assert checkout.make("test").returncode == 0
     calls = checkout.calls()
-    assert calls.index("python -m pip install --quiet --disable-pip-version-check -e .[dev]") > 0
+    assert calls.index("python -m naiad.setup.packages .[dev]") > 0
     assert calls[-4:] == ["ruff check .", "ruff format --check .", "mypy ", "python -m pytest"]
     assert "naiad pull gemma3" in calls
     assert "python tests/ui/axe.py" in calls

@@ -79,8 +79,12 @@ def test_text_is_seen_before_the_answer_ends_and_ctrl_c_stops_the_answer_only(
     words = first_words(SLOW, 3).split()
     chat.until(words[2])  # the answer itself goes on for ten minutes
     assert in_flight(server) == 1
+    chat.type("typed ahead\r")
     chat.interrupt()
-    assert "Stopped." in chat.ready()
+    told = chat.ready()
+    assert "Stopped." in told and "typed" not in told
+    chat.say("")
+    assert "typed" not in chat.ready()
     wait_idle(server)
     chat.say("/show")
     assert "assistant: " in chat.ready()
@@ -163,9 +167,14 @@ def test_a_server_that_dies_in_mid_answer_is_told_and_the_chat_goes_on(tmp_path:
         chat.ready()
         chat.say(SLOW)
         chat.until(first_words(SLOW, 3).split()[2])
+        chat.type("typed ahead\r")
         first.kill()
         told = chat.ready()
         assert "went away in the middle" in told and "What it said is kept" in told
+        assert "typed" not in told
+        chat.until("typed ahead")  # and not sent
+        chat.interrupt()
+        chat.ready()
         chat.say("/new")
         chat.ready()
         chat.say("Anybody?")

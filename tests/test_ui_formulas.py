@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import resources
 
 import pytest
 from hypothesis import given, settings
@@ -78,6 +79,38 @@ def test_what_is_no_formula(text: str) -> None:
 def test_a_formula_does_not_reach_back_over_the_text_before_it() -> None:
     assert "width" not in render(r"so \(\hspace{-9em} x\)")
     assert 'width="-0.2em"' in render(r"so \(a \hspace{-0.2em} b\)")
+
+
+@pytest.mark.parametrize("colour", ["white", "black", "White", "#fff", "#000000", "transparent"])
+def test_a_formula_never_takes_the_colour_of_the_paper(colour: str) -> None:
+    html = render(rf"so \({{\color{{{colour}}} x}} + \textcolor{{{colour}}}{{y}}\)")
+    assert "<mi>x</mi>" in html and "<mi>y</mi>" in html
+    assert "color" not in html and "background" not in html
+    assert "background" not in render(rf"so \(\colorbox{{{colour}}}{{x}}\)")
+
+
+@pytest.mark.parametrize("colour", mathml.COLOURS)
+def test_colours_of_formulas_can_be_read_in_both_themes(colour: str) -> None:
+    assert f'mathcolor="{colour}"' in render(rf"so \(\color{{{colour}}} x\)")
+    css = resources.files("naiad.ui").joinpath("static")
+    paper = re.search(r"--bg: light-dark\((.*)\)", css.joinpath("style.css").read_text())
+    rule = rf'\[mathcolor="{colour}"\].*light-dark\((.*)\)'
+    shades = re.search(rule, css.joinpath("thread.css").read_text())
+    assert paper and shades
+    pairs = zip(paper[1].split(", "), shades[1].split(", "), strict=True)
+    assert all(contrast(*pair) >= 4.5 for pair in pairs)
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast ratio of two colours as #rrggbb, by WCAG 2."""
+    dark, light = sorted(map(luminance, (one, other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return float(sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True)))
 
 
 @pytest.mark.parametrize(

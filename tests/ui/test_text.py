@@ -81,5 +81,7 @@ def test_titles_are_short_and_plain(chat: Chat) -> None:
         return str(chat.page.evaluate(TITLE, text))
 
     assert title("\n# Hello *there*\nmore") == "Hello there"
+    assert title("> **Why** is `snake_case` not _camel_?") == "Why is snake_case not camel?"
+    assert title("What is 2*3 + 4*5?") == "What is 2*3 + 4*5?"
     assert title("   ") == "New conversation"
     assert title("word " * 40) == "word " * 11 + "word…"

@@ -108,11 +108,20 @@ def bench(
 ) -> None:
     """Load a server with streams and report what a client sees.
 
-    SCENARIO is consecutive, concurrent, shared-prefix, interference, multi-turn, trimmed-history,
-    priorities, or all of these; or sweep, a finer concurrent; or restart, which needs
-    --restart-command and then belongs to all. Times are taken at the socket. Exits with 1 when any
-    stream failed or was wrong, or when the time limit was reached; Ctrl-C ends it early with what
-    there is, and 130.
+    \b
+    consecutive      one after the other
+    concurrent       several at once, in steps
+    shared-prefix    prompts that begin alike
+    interference     a long prompt comes while others stream
+    multi-turn       conversations that go on
+    trimmed-history  conversations that lose their beginning
+    priorities       requests of several priorities
+    all              all of these, and restart where --restart-command is given
+    sweep            concurrent, in finer steps
+    restart          conversations before and after --restart-command
+
+    Times are taken at the socket. Exits with 1 when any stream failed or was wrong, or when the
+    time limit was reached; Ctrl-C ends it early with what there is, and 130.
     """
     from naiad.bench.client import Client, parse_target
     from naiad.bench.load import Sizes

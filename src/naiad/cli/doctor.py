@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import click
 
+from naiad.cli.layout import wrapped
 from naiad.cli.options import config_option, elsewhere, json_option, settings_options
 from naiad.cli.progress import mebibytes
 from naiad.cli.settings import load
@@ -83,10 +84,10 @@ def report(findings: list[Finding], as_json: bool) -> None:
         return
     colours = {"ok": "green", "warn": "yellow", "fail": "red"}
     for finding in findings:
-        mark = click.style(f"{finding.verdict:>4}", fg=colours[finding.verdict])
-        click.echo(f"{mark}  {finding.name}: {finding.text}")
+        told = wrapped(f"{finding.verdict:>4}  {finding.name}: ", finding.text, indent=6)
+        click.echo(click.style(told[:4], fg=colours[finding.verdict]) + told[4:])
         if finding.todo:
-            click.echo(f"      -> {finding.todo}")
+            click.echo(wrapped("      -> ", finding.todo))
 
 
 def engine_info() -> str | NaiadError:

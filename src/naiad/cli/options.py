@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +25,33 @@ config_option = click.option(
 #: Flags with a letter beside their name.
 SHORT = {"quiet": ("-q",)}
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+#: What a text is, by the last word of its setting's name.
+_KINDS = {"dir": "FOLDER", "models": "FOLDER", "file": "FILE", "story": "FILE", "server": "URL"}
+#: Of a switch and its opposite, git's way to write both.
+_SWITCH = re.compile(r"--([\w-]+) / --no-\1\b")
+
+
+class Grouped(click.Command):
+    """A command whose help shows its options under titles.
+
+    groups: title -> names of parameters, in the order of the help; what is in none comes last.
+    """
+
+    def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._groups = groups
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, in one section for each title."""
+        options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
+        found = {option.name: option.get_help_record(ctx) for option in options}
+        for title, names in {**self._groups, "Options": [*found]}.items():
+            records = [record for name in names if (record := found.pop(name, None))]
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(
+                        [(_SWITCH.sub(r"--[no-]\1", f), told) for f, told in records]
+                    )
 
 
 def setting_option(setting: Setting) -> Callable[[F], F]:
@@ -87,10 +115,13 @@ def complete_model(
 
 def _metavar(setting: Setting) -> str:
     number = ["N"] if {int, float} & set(setting.kinds) else []
-    return "|".join([*setting.choices, *number]) or "TEXT"
+    kind = setting.name.rpartition("_")[2]
+    return "|".join([*setting.choices, *number]) or _KINDS.get(kind, "TEXT")
 
 
 def _help(setting: Setting) -> str:
-    if setting.default in (None, (), False, ""):
+    default = setting.default
+    if default in (None, (), False, ""):
         return setting.help
-    return f"{setting.help}  [{str(setting.default).lower()}]"
+    shown = f"{default:g}" if isinstance(default, float) else str(default).lower()
+    return f"{setting.help}  [{shown}]"

@@ -19,6 +19,7 @@ from naiad import __version__
 from naiad.cli.listen import base_url, key_for
 from naiad.cli.log import start_logging
 from naiad.cli.options import (
+    Grouped,
     complete_model,
     config_option,
     draft_model_path,
@@ -27,7 +28,7 @@ from naiad.cli.options import (
 )
 from naiad.cli.progress import Reporter
 from naiad.cli.running import Running, began, noted, running
-from naiad.cli.settings import load
+from naiad.cli.settings import GROUPS, load
 from naiad.cli.welcome import Greeter, greeter_for
 from naiad.config import Config
 from naiad.errors import ConfigError, ModelFileError
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 REDRAW_S = 0.1
 
 
-@click.command()
+@click.command(cls=Grouped, groups=GROUPS)
 @click.argument("model", required=False, shell_complete=complete_model)
 @settings_options()
 @config_option
@@ -208,7 +209,9 @@ async def wait_with_progress(engine: EngineClient, shown: Reporter) -> ModelInfo
     try:
         with shown as progress:
             while not ready.done():
-                progress.update("Loading the model", engine.status.progress, 1.0)
+                done = engine.status.progress
+                now = "trying it out" if done >= 1 else ""
+                progress.update("Loading the model", done, 1.0, now)
                 await asyncio.wait({ready}, timeout=REDRAW_S)
     finally:
         ready.cancel()

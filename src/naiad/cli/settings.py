@@ -170,6 +170,34 @@ SETTINGS: tuple[Setting, ...] = (
 )
 BY_NAME = {setting.name: setting for setting in SETTINGS}
 
+#: title -> the settings that help and documentation show under it; every one that is not hidden.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Models": (
+        "model", "models_dir", "more_models", "foreign_models", "draft_model", "strict_model",
+        "idle_unload_s", "engine",
+    ),
+    "Address and keys": (
+        "host", "port", "server", "api_key", "admin_key", "no_auth", "allow_host", "allow_origin",
+    ),
+    "Context and memory": ("ctx", "parallel", "gpu_layers", "kv_type"),
+    "Speed": (
+        "profile", "threads", "flash_attention", "extra_buffers", "lane", "drafts", "gap_target_ms",
+    ),
+    "Cache": (
+        "prefix_cache", "context_shift", "share_cache", "host_cache_mib", "disk_cache",
+        "disk_cache_mib", "disk_cache_dir",
+    ),
+    "Limits": (
+        "max_queue", "max_queue_tokens", "max_per_key", "requests_per_minute", "max_body_bytes",
+        "max_connections_per_host", "stalled_s", "heartbeat_s",
+    ),
+    "What clients store here": (
+        "responses_file", "responses_most", "responses_days", "saves_dir", "preload_story",
+        "multiplayer",
+    ),
+    "Output": ("quiet", "log_level", "log_json"),
+}  # fmt: skip
+
 
 def default_file() -> Path:
     """Where the settings file lies unless --config or NAIAD_CONFIG names another."""

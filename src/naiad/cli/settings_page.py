@@ -1,6 +1,6 @@
-"""The table of docs/settings.md, made from the table of settings.
+"""The tables of docs/settings.md, made from the table of settings.
 
-python -m naiad.cli.settings_page docs/settings.md    puts it between the marks in the file
+python -m naiad.cli.settings_page docs/settings.md    puts them between the marks in the file
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from naiad.cli.settings import SETTINGS, Setting
+from naiad.cli.settings import BY_NAME, GROUPS, Setting
 
 #: Where a value comes from when nobody gave one, for settings whose default is no plain value.
 UNSET = {
@@ -58,10 +58,14 @@ BEGIN = "<!-- settings: made by python -m naiad.cli.settings_page docs/settings.
 END = "<!-- end of settings -->"
 
 
-def table(settings: Sequence[Setting] = SETTINGS) -> list[str]:
-    """The lines of the table; hidden settings are left out."""
-    lines = ["| setting | default | accepts | what it does |", "| --- | --- | --- | --- |"]
-    return lines + [row(setting) for setting in settings if not setting.hidden]
+def tables() -> list[str]:
+    """The lines of the tables, one for each group; hidden settings are in none."""
+    head = ["| setting | default | accepts | what it does |", "| --- | --- | --- | --- |"]
+    return [
+        line
+        for title, names in GROUPS.items()
+        for line in ("", f"### {title}", "", *head, *(row(BY_NAME[name]) for name in names))
+    ]
 
 
 def row(setting: Setting) -> str:
@@ -81,19 +85,19 @@ def default_of(setting: Setting) -> str:
     return f"`{value:g}`" if isinstance(value, float) else f"`{str(value).lower()}`"
 
 
-def with_table(page: str) -> str:
+def with_tables(page: str) -> str:
     """The page with what stands between the marks replaced. Raises ValueError without marks."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"the page has no {BEGIN} ... {END}")
-    return "\n".join([before + BEGIN, *table(), END]) + after
+    return "\n".join([before + BEGIN, *tables(), "", END]) + after
 
 
 def main(arguments: Sequence[str]) -> None:
     """Rewrite the page that is named."""
     page = Path(arguments[0])
-    page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")
+    page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

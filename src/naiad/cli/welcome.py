@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from naiad.cli.layout import wrapped
 from naiad.cli.listen import is_any_address
 from naiad.cli.progress import LineReporter, QuietReporter, Reporter, mebibytes, reporter
 from naiad.config import Config, EngineConfig
@@ -113,7 +114,9 @@ def welcome(
     """The lines that say what is loaded, how, and where to point a client."""
     key = new_key or config.api_key
     lines = ["", f"naiad serves {model.name} on {url}", ""]
-    lines += [f"  {label:<9} {text}" for label, text in _facts(model, config.engine, load_s)]
+    lines += [
+        wrapped(f"  {label:<9} ", text) for label, text in _facts(model, config.engine, load_s)
+    ]
     if new_key:
         lines += ["", "  This server can be reached from other machines, so it asks for a key."]
         lines += [f"  The key of this run, shown only here: {new_key}"]

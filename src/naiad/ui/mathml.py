@@ -26,6 +26,12 @@ TAGS = frozenset((
     "math", "menclose", "mi", "mn", "mo", "mpadded", "mphantom", "mrow", "mspace", "msqrt",
     "mstyle", "mtable", "mtd", "mtext", "mtr", *_CHILDREN,
 ))  # fmt: skip
+#: Colours that the page has a shade of for each theme. Any other, white and black among them, might
+#: be that of the paper, so such words keep the colour of the text around them.
+COLOURS = (
+    "red", "orange", "brown", "green", "teal", "cyan", "blue", "purple", "violet", "magenta",
+    "pink",
+)  # fmt: skip
 #: What attributes may say; nothing that loads, runs, or covers what stands around the formula.
 _LENGTH = r"[+-]?\d{0,1}(\.\d{1,4})?em"
 _WIDTH = r"(-0?\.[0-2]\d{0,3}|\+?\d{0,1}(\.\d{1,4})?)em"  # back by thin spaces only
@@ -40,7 +46,7 @@ _VALUES = {
     "height": _LENGTH,
     "linethickness": "0",
     "lspace": _LENGTH,
-    "mathcolor": "[a-zA-Z]{3,20}|#[0-9a-fA-F]{3,6}",
+    "mathcolor": "|".join(COLOURS),
     "mathvariant": "[a-z-]{4,24}",
     "maxsize": _LENGTH,
     "minsize": _LENGTH,

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from naiad.cli.options import (
+    Grouped,
     complete_model,
     config_option,
     elsewhere,
@@ -27,6 +28,7 @@ from naiad.cli.talk.conversation import Conversation, sampling
 from naiad.cli.talk.conversation import load as load_conversation
 from naiad.cli.talk.screen import Screen
 from naiad.cli.talk.server import Keeper, find_running, named, own_server, wait_ready
+from naiad.cli.talk.typeahead import without_echo
 from naiad.cli.talk.wire import Done, Event, Text, Thought
 from naiad.config import Config
 from naiad.errors import ConfigError, ModelFileError
@@ -39,6 +41,12 @@ OF_ENGINE = ("ctx", "gpu_layers", "threads", "kv_type", "profile", "engine")
 #: Flags that go into each request under their own names.
 OF_REQUEST = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "seed")
 COMPLETION = "/v1/completions"
+#: Titles in the help -> what stands under them.
+GROUPS = {
+    "The answer": ("system", *OF_REQUEST, "more"),
+    "The server": ("server", "api_key"),
+    "The engine, where none runs yet": ("is_new", "models_dir", *OF_ENGINE),
+}
 
 
 class Number(click.FloatRange):
@@ -47,17 +55,27 @@ class Number(click.FloatRange):
     name = "number"
 
 
+def _number(flag: str, kind: click.ParamType[Any], told: str) -> Callable[[F], F]:
+    return click.option(flag, type=kind, metavar="N", help=told)
+
+
 def talk_options(command: F) -> F:
     """What `run` and `chat` have in common."""
     options = [
         click.option("--system", metavar="TEXT", help="System text, said before everything."),
-        click.option("--max-tokens", type=click.IntRange(1), help="Longest answer, tokens."),
-        click.option("--temperature", type=Number(0), help="How free the choice is."),
-        click.option("--top-p", type=Number(0, 1), help="Likeliest tokens that make P."),
-        click.option("--top-k", type=click.IntRange(0), help="Only the K likeliest tokens."),
-        click.option("--min-p", type=Number(0, 1), help="At least P of the likeliest."),
-        click.option("--seed", type=click.IntRange(0), help="The same seed, the same answer."),
-        click.option("--set", "more", multiple=True, metavar="NAME=VALUE", help="Any other field."),
+        _number("--max-tokens", click.IntRange(1), "Longest answer, in tokens."),
+        _number("--temperature", Number(0), "How free the choice is; 0 takes the likeliest."),
+        _number("--top-p", Number(0, 1), "The likeliest tokens that together have this chance."),
+        _number("--top-k", click.IntRange(0), "Only the N likeliest tokens; 0: all."),
+        _number("--min-p", Number(0, 1), "Tokens this fraction as likely as the likeliest."),
+        _number("--seed", click.IntRange(0), "The same seed gives the same answer."),
+        click.option(
+            "--set",
+            "more",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Any other field of the request; repeatable.",
+        ),
         click.option("--new", "is_new", is_flag=True, help="Start an engine even if one runs."),
         json_option,
         setting_option(BY_NAME["server"]),
@@ -70,7 +88,7 @@ def talk_options(command: F) -> F:
     return command
 
 
-@click.command()
+@click.command(cls=Grouped, groups=GROUPS)
 @click.argument("words", nargs=-1, metavar="[MODEL] [PROMPT]", shell_complete=complete_model)
 @click.option("--raw", is_flag=True, help="Go on with the prompt as it is: no chat template.")
 @talk_options
@@ -107,7 +125,7 @@ def only_word(words: tuple[str, ...], error: ModelFileError) -> ModelFileError:
     return ModelFileError(error.message + hint, param=error.param, **error.details)
 
 
-@click.command()
+@click.command(cls=Grouped, groups=GROUPS)
 @click.argument("model", required=False, shell_complete=complete_model)
 @click.option("--load", "file", type=click.Path(path_type=Path), help="Go on with a saved one.")
 @click.option("--no-history", is_flag=True, help="Do not keep what is typed.")
@@ -129,8 +147,12 @@ def _chat(
     talk.system = flags["system"] or talk.system
     talk.options |= options_of(flags)
     is_quiet = bool(flags["quiet"])
-    with keeper_for(model, flags) as keeper:
+    with contextlib.ExitStack() as stack:
+        with without_echo() as typed:
+            keeper = stack.enter_context(keeper_for(model, flags))
+            draft = typed()
         chatting = Chat(keeper, talk, JsonScreen(True) if as_json else Screen(is_quiet))
+        chatting.draft = draft
         if sys.stdin.isatty():
             chatting.screen.note(f"{keeper.server.model}: /help helps, Ctrl-D leaves.")
             at_terminal(chatting, keeps_history=keeps_history)
@@ -220,7 +242,8 @@ def _one_answer(
     if raw:
         body["prompt"] = body.pop("messages")[-1]["content"]
     screen = JsonScreen(True) if as_json else Screen(is_quiet)
-    done = screen.answer(server.api.stream(COMPLETION if raw else CHAT, body))
+    with without_echo():  # what is typed meanwhile is the shell's
+        done = screen.answer(server.api.stream(COMPLETION if raw else CHAT, body))
     screen.figures(done)
     return 0
 

@@ -55,7 +55,7 @@ class Screen:
         if self.is_quiet or not sys.stderr.isatty():
             return
         cached = (done.usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        told = [f"{done.n_tokens} tokens"]
+        told = ["1 token" if done.n_tokens == 1 else f"{done.n_tokens} tokens"]
         told += [f"{done.tokens_per_s:.1f} tokens/s"] if done.tokens_per_s else []
         told += [f"first after {done.first_s:.2f} s"]
         told += [f"prompt {done.usage.get('prompt_tokens', 0):,} ({cached:,} reused)"]

@@ -61,7 +61,11 @@ def _at_address(path: Path | None, config: Config) -> Server | None:
 
 
 def named(url: str, key: str | None) -> Server:
-    """The server at an address that the user gave. Raises ServerLost when none answers there."""
+    """The server at an address that the user gave, with http:// or without.
+
+    Raises ServerLost when none answers there.
+    """
+    url = url if "://" in url else f"http://{url}"
     note = next((note for note in running() if note.url == url.rstrip("/")), None)
     api = Api(url.rstrip("/").removesuffix("/v1"), key or (note.key if note else None))
     health = api.get("/health")

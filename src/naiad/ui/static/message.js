@@ -197,7 +197,7 @@ function liveStats(run) {
 /** @param {import("./conversation.js").Message} message */
 function endStats({ stats, role }) {
   if (role !== "assistant" || !stats) return "";
-  const told = [`${count(stats.tokens)} tokens`];
+  const told = [stats.tokens === 1 ? "1 token" : `${count(stats.tokens)} tokens`];
   if (stats.rate > 0 && stats.tokens / stats.rate > 0.02) told.push(`${count(stats.rate, 1)} tokens/s`);
   if (stats.ttft !== undefined) told.push(`first word after ${count(stats.ttft, 2)} s`);
   return told.join(" · ");

@@ -88,10 +88,13 @@ export function tailOf(rest) {
   return { isCode: true, text: rest.slice(start), before: rest.slice(0, opened) };
 }
 
+/** Marks of emphasis and code, which stand at the edges of words; `snake_case` and 2*3 have none. */
+const MARKS = /(?<=^|[\s(])[*_`]+(?=\S)|(?<=\S)[*_`]+(?=[\s).,:;!?]|$)/g;
+
 /** A conversation's title from its first message. @param {string} text */
 export function titleFrom(text) {
   const line = text.trim().split("\n").find((one) => one.trim()) ?? "";
-  const words = line.replace(/[#*`>_]/g, "").trim();
+  const words = line.replace(/^[#>\s]+/, "").replace(MARKS, "").trim();
   if (words.length <= 60) return words || "New conversation";
   return `${words.slice(0, 60).replace(/\s+\S{0,24}$/, "")}…`;
 }

@@ -1,0 +1,62 @@
+"""What is typed while an answer comes: not shown in the middle of it, and not lost.
+
+The terminal keeps it until the answer ends, and drops it when Ctrl-C stops the answer.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import sys
+import termios
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+#: Arrows and other keys that send several characters.
+_KEYS = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|O.|.)?", re.DOTALL)
+_READ_BYTES = 1 << 16
+_LFLAG, _CC = 3, 6  # places in what termios gives
+
+
+@contextmanager
+def without_echo() -> Iterator[Callable[[], str]]:
+    """Keep the terminal from showing what is typed until the block ends.
+
+    Gives a function that takes what has been typed so far, to be called within the block. What
+    nobody takes is left to whoever reads the terminal next. Without a terminal nothing changes.
+    """
+    if not sys.stdin.isatty():
+        yield lambda: ""
+        return
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+    silent = [*before[:_CC], [*before[_CC]]]
+    silent[_LFLAG] &= ~(termios.ECHO | termios.ICANON)  # Ctrl-C stays what it is
+    silent[_CC][termios.VMIN], silent[_CC][termios.VTIME] = 1, 0
+    termios.tcsetattr(fd, termios.TCSADRAIN, silent)
+    try:
+        yield lambda: edited(_waiting(fd))
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def _waiting(fd: int) -> bytes:
+    """What can be read without waiting."""
+    found = b""
+    while select.select([fd], [], [], 0)[0] and (read := os.read(fd, _READ_BYTES)):
+        found += read
+    return found
+
+
+def edited(typed: bytes) -> str:
+    """The text that keys make: without those that move or control, with what was deleted gone."""
+    text: list[str] = []
+    for char in _KEYS.sub("", typed.decode(errors="ignore")).replace("\r", "\n"):
+        if char in "\x7f\b":
+            del text[-1:]
+        elif char == "\x15":  # Ctrl-U
+            text.clear()
+        elif char in "\n\t" or char.isprintable():
+            text.append(char)
+    return "".join(text).strip()
