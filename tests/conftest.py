@@ -44,6 +44,7 @@ _SLOW = {
     "test_dialect_sdk.py",
     "test_dialect_sdk_embeddings.py",
     "test_dialect_sdk_progress.py",
+    "test_dialect_unions.py",
     "test_engine_disk_cache.py",
     "test_engine_exact.py",
     "test_engine_gemma_cache.py",
