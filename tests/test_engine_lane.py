@@ -161,6 +161,46 @@ def test_a_new_command_is_work_while_the_lane_computes() -> None:
     assert engine.said(2) == answer(prompt_of(2, 30), 8)
 
 
+def finished(engine: Engine, thread: Later) -> None:
+    """Until nothing is left to do, the lane's chunks included."""
+    while thread.waiting or engine.core.has_work():
+        if engine.core.has_work():
+            engine.step()
+        else:
+            thread.compute()
+    engine.idle()
+
+
+def test_alone_what_is_soon_computed_takes_no_second_thread() -> None:
+    thread = Later()
+    engine = Engine(thread=thread)
+    prompt = prompt_of(1, 1000)
+    engine.add(1, prompt)
+    finished(engine, thread)
+    trimmed = [*prompt[:200], *prompt[400:], *prompt_of(2, 50)]
+    engine.add(2, trimmed)
+    engine.run()
+    assert engine.said(2) == answer(trimmed, 8)
+    assert engine.items[2][0].n_cached > 700
+    assert engine.side.decoded[-1][0].tokens == trimmed[800:-1]
+
+
+def test_beside_a_stream_even_a_short_piece_is_computed_apart() -> None:
+    thread = Later()
+    engine = Engine(thread=thread)
+    prompt = prompt_of(1, 1000)
+    engine.add(1, prompt)
+    finished(engine, thread)
+    engine.add(2, prompt_of(3, 40), 100)
+    engine.step()
+    engine.add(3, [*prompt[:200], *prompt[400:], *prompt_of(2, 50)])
+    for _ in range(5):
+        engine.step()
+    assert len(thread.waiting) == 1
+    assert len(engine.said(2)) == 6
+    finished(engine, thread)
+
+
 def test_a_shorter_prompt_goes_first_and_the_long_one_loses_less_than_a_block() -> None:
     thread = Later()
     engine = Engine(thread=thread)
