@@ -166,7 +166,7 @@ def steady_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Who waits, what a step costs and how much is tidied all go by the clock.
     """
-    from naiad.engine import core, lane, sequence
+    from naiad.engine import core, intake, lane, sequence
 
     looks = itertools.count(1_000_000)
 
@@ -174,7 +174,7 @@ def steady_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         return next(looks) / 1000
 
     clock = SimpleNamespace(monotonic=now, perf_counter=now)
-    for module in (core, lane, sequence):
+    for module in (core, intake, lane, sequence):
         monkeypatch.setattr(module, "time", clock)
 
 

@@ -21,6 +21,7 @@ from fake_executor import Later
 from naiad.config import EngineConfig
 from naiad.engine import core as core_module
 from naiad.engine import draft_model, fetching, memory_fit
+from naiad.engine import intake as intake_module
 from naiad.engine import lane as lane_module
 from naiad.engine.base import CoreJob
 from naiad.engine.blocks import BLOCK
@@ -114,6 +115,7 @@ class Work:
             patch.setattr(memory_fit, f"POOL_{name}", cells)
         if not has_thread:
             patch.setattr(core_module, "time", self._clock)
+            patch.setattr(intake_module, "time", self._clock)
             patch.setattr(lane_module, "time", self._clock)
             patch.setattr(draft_model, "time", self._clock)
             patch.setattr(fetching, "in_a_thread", lambda run: run())

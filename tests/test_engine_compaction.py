@@ -232,3 +232,28 @@ def test_finished_ones_are_saved_while_a_request_waits_for_room() -> None:
     drain(core, items)
     assert said(items, 1) == answer(running, 200)
     assert said(items, 3) == answer(large, 2)
+
+
+def test_saved_cells_are_loaded_into_the_first_places_not_behind_what_is_parked(
+    steady_clock: None,
+) -> None:
+    memory = NumberedMemory(4096)
+    core = make_core(memory)
+    core._cost.saw_prefill = lambda *_, **__: None  # type: ignore[method-assign]
+    rng = random.Random(5)
+    items: list[StreamItem] = []
+    prompt = prompt_of(rng, 700)
+    core.add(CoreJob(1, tuple(prompt), 2, GREEDY))
+    drain(core, items)
+    while core.idle_slice():
+        pass
+    core.add(CoreJob(2, tuple(prompt_of(rng, 600)), 2, GREEDY))
+    drain(core, items)
+    assert len(core._prefix.parked) == 1
+    longer = [*prompt, *prompt_of(rng, 200)]
+    core.add(CoreJob(3, tuple(longer), 2, GREEDY))
+    items += core.step()
+    assert core._prefix.parked == []
+    assert memory.highest < len(longer)
+    drain(core, items)
+    assert said(items, 3) == answer(longer, 2)

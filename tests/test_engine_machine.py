@@ -26,6 +26,7 @@ from fake_executor import (
     answer,
 )
 from naiad.engine import core as core_module
+from naiad.engine import intake as intake_module
 from naiad.engine import lane as lane_module
 from naiad.engine.base import CoreJob
 from naiad.engine.core import CoreLimits, EngineCore
@@ -75,7 +76,7 @@ class EngineMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock, self.patch = Clock(), pytest.MonkeyPatch()
-        for module in (core_module, lane_module):
+        for module in (core_module, intake_module, lane_module):
             self.patch.setattr(module, "time", self.clock)
         self.memory = self.make_memory()
         self.executor = self.make_executor()

@@ -33,8 +33,6 @@ from naiad.types import CacheCounts, FinishReason
 
 #: The share of running streams' time that tidying the pool may take.
 _TIDYING_SHARE = 0.1
-#: The share of a prompt's own time that tidying the pool before it may take.
-_CLEARING_SHARE = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +116,7 @@ class EngineCore:
             pool_cells=limits.pool_cells,
             can_reuse=limits.can_reuse,
             can_shift=can_shift,
+            is_in_blocks=limits.is_in_blocks,
             budget=limits.budget,
         )
         self._intake = Intake(
@@ -411,13 +410,8 @@ class EngineCore:
         them as well (measured: 88 tokens in 202 ms beside 130 parked ones, 192 without; saving
         those takes one). Where every sequence has cells of its own there is nothing to gain.
         """
-        is_crowded = self._limits.is_in_blocks and bool(self._prefix.parked)
-        if not is_crowded or any(s.n_sent for s in self._running):
-            return
-        n_new = sum(s.n_pending for s in self._running)
-        deadline = time.perf_counter() + self._cost.prefill_s(n_new, 0) * _CLEARING_SHARE
-        while time.perf_counter() < deadline and self._prefix.save_slice():
-            pass
+        if self._limits.is_in_blocks and self._prefix.parked:
+            self._intake.clear(sum(s.n_pending for s in self._running))
 
     def _journal_item(self, item: StreamItem) -> None:
         if self._journal:

@@ -9,6 +9,7 @@ of them as the target lets it, with all threads, which is sooner than one by one
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,18 +30,21 @@ _WORTH_SHIFTING = 192
 #: Prompts come together with one whose answer has so many tokens at most, and so many
 #: micro-batches of them.
 _TOGETHER = 4
+#: The share of a prompt's own time that clearing the pool before it may take.
+_CLEARING_SHARE = 0.03
 
 
 @dataclass(frozen=True, slots=True)
 class IntakeRules:
-    """parallel: sequences that may be at work at once. pool_cells: cells they share. can_reuse: see
-    CoreLimits. can_shift: moved pieces of earlier prompts may be used."""
+    """parallel: sequences that may be at work at once. pool_cells: cells they share. can_reuse and
+    is_in_blocks: see CoreLimits. can_shift: moved pieces of earlier prompts may be used."""
 
     parallel: int
     pool_cells: int
     can_reuse: bool
     can_shift: bool
     budget: StepBudget
+    is_in_blocks: bool = False
 
 
 class Intake:
@@ -206,7 +210,30 @@ class Intake:
         n_shared = resident.n_ready if resident.n_ready >= MIN_REUSE else 0
         return used + len(sequence.tokens) - n_shared <= self._rules.pool_cells
 
+    def clear(self, n_new: int) -> None:
+        """Save what is parked and let go of it before n_new tokens are computed, as far as a small
+        share of their time is enough for. Not while somebody streams."""
+        if any(s.n_sent for s in self._running):
+            return
+        deadline = time.perf_counter() + self._cost.prefill_s(n_new, 0) * _CLEARING_SHARE
+        while time.perf_counter() < deadline and self._prefix.save_slice():
+            pass
+
+    def _make_way(self, sequence: Sequence, resident: Resident) -> Resident:
+        """The best match once what is parked has left the first places, if cells will be loaded.
+
+        They would come to lie behind it, and attention runs over all places up to the last
+        (measured: 80 tokens behind 500 in 216 ms beside 600 parked ones, in 192 without).
+        """
+        n_known = self._prefix.n_known(sequence, resident)
+        is_loaded = n_known >= resident.n_ready + MIN_REUSE
+        if not (is_loaded and self._prefix.parked and self._rules.is_in_blocks):
+            return resident
+        self.clear(len(sequence.tokens) - n_known)
+        return self._find(sequence)
+
     def _start(self, sequence: Sequence, resident: Resident) -> None:
+        resident = self._make_way(sequence, resident)
         sequence.slot = self._prefix.slot_for(resident)
         sequence.top = sequence.n_moved = 0
         if self._rules.can_reuse or sequence.spans:  # its own, from the lane

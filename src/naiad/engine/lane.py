@@ -228,7 +228,8 @@ class Lane:
         self._executor.set_threads(min(n_threads, self._n_most_threads))
         self._runs_for = sequence.uid
         seconds = cost.prefill_s(len(work.tokens), work.start)
-        is_soon = is_alone and seconds <= _ON_THE_SPOT_S
+        has_processors = 1 < self._threads == self._n_most_threads  # no job that runs apart
+        is_soon = is_alone and has_processors and seconds <= _ON_THE_SPOT_S
         thread = _OnTheSpot() if is_soon else self._thread
         self._running = thread.submit(self._compute, work)
         self._running.add_done_callback(lambda _: self.wake())
