@@ -16,6 +16,8 @@ import pytest
 from dialect_server import CALL, House, failing, house, saying
 from fakes import FakeStream, silent
 from http_client import connected, http
+from naiad.dialects.openai.responses import routes
+from naiad.dialects.openai.responses.items import MAX_ITEMS
 from naiad.types import Caller, FinishReason
 from patience import PATIENCE_S
 
@@ -223,6 +225,22 @@ async def test_items_of_stored_responses_can_be_referred_to() -> None:
             with pytest.raises(openai.NotFoundError, match="There is no item") as caught:
                 await openai_.responses.create(model="m", input=[*items[:1], {"id": missing}])
             assert caught.value.param == "input[1].id"
+
+
+async def test_references_make_no_prompt_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "MAX_REFERRED", 1)
+    async with told("ok") as (_, openai_):
+        made = [await openai_.responses.create(model="m", input="x") for _ in range(2)]
+        one, other = ({"type": "item_reference", "id": had.output[0].id} for had in made)
+        many: Any = [one] * (MAX_ITEMS + 1)
+        for given, words, param in (
+            ([one, one], r"'input\[0\]' refers to; an item may be referred to once", "input[1].id"),
+            ([one, other], "items of at most 1 responses", "input[1].id"),
+            (many, f"1 to {MAX_ITEMS} items, not {MAX_ITEMS + 1}", "input"),
+        ):
+            with pytest.raises(openai.BadRequestError, match=words) as caught:
+                await openai_.responses.create(model="m", input=given)
+            assert caught.value.param == param
 
 
 async def test_input_items_come_in_pages() -> None:

@@ -195,6 +195,20 @@ def test_documents_are_their_text_or_refused(source: dict[str, Any], told: str) 
     assert told in got
 
 
+@pytest.mark.parametrize("kind", ["document", "search_result"])
+def test_blocks_of_text_hold_text_only_however_deep(kind: str) -> None:
+    block: dict[str, Any] = TEXT
+    for _ in range(400):
+        inner = {"content": [block]}
+        held = {"source": {"type": "content", **inner}} if kind == "document" else inner
+        block = {"type": kind, **held}
+    for outer in (block, {"type": "tool_result", "tool_use_id": "u1", "content": [block]}):
+        with pytest.raises(InvalidRequest, match="only blocks of type 'text' belong") as caught:
+            messages(outer, role="user")
+        assert str(caught.value.param).startswith("messages[1].content[0].")
+        assert str(caught.value.param).count("content") <= 4
+
+
 def test_a_conversation_of_nothing_that_is_read_is_refused() -> None:
     said = [{"role": "user", "content": [{"type": "tool_addition", "tool": {}}]}]
     with pytest.raises(InvalidRequest, match="holds no block that this model reads"):

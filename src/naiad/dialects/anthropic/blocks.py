@@ -15,7 +15,7 @@ from naiad.dialects.fields import Fields, boolean, mapping, short_text, text, wr
 from naiad.dialects.files import text_of_file, titled
 from naiad.dialects.prompts import UNSEEN_PICTURE
 from naiad.dialects.tools import MAX_NAME_CHARS, sound
-from naiad.errors import Unsupported
+from naiad.errors import InvalidRequest, Unsupported
 from naiad.types import ChatMessage, ToolCall
 
 CALLS = frozenset({"tool_use", "server_tool_use", "mcp_tool_use"})
@@ -43,11 +43,20 @@ def read_block(name: str, value: Any) -> tuple[str, Fields]:
 
 
 def read_texts(name: str, value: Any) -> list[str]:
-    """The texts of a list of blocks that all have one."""
+    """The texts of a list of blocks of type text. Raises InvalidRequest for any others, so what
+    holds such a list cannot be nested in itself."""
     if not isinstance(value, list):
         raise wrong_kind(name, "a string or a list of blocks", value)
     blocks = [(f"{name}[{place}]", one) for place, one in enumerate(value)]
-    return [read_text(where, *read_block(where, one)) for where, one in blocks]
+    return [_plain(where, *read_block(where, one)) for where, one in blocks]
+
+
+def _plain(name: str, kind: str, block: Fields) -> str:
+    if kind in TEXTS and kind != "text":
+        raise InvalidRequest(
+            f"'{name}' is of type {kind!a}; only blocks of type 'text' belong here.", param=name
+        )
+    return read_text(name, kind, block)
 
 
 def read_text(name: str, kind: str, block: Fields) -> str:

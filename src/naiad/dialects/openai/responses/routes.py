@@ -14,7 +14,7 @@ import msgspec
 from naiad.dialects.base import ApartWork, Backend, Call, Immediate, Ongoing, Parsed
 from naiad.dialects.fields import Fields, boolean, integer, short_text
 from naiad.dialects.openai.responses.formatter import ResponsesFormatter, response_of
-from naiad.dialects.openai.responses.items import Item
+from naiad.dialects.openai.responses.items import MAX_ITEMS, Item
 from naiad.dialects.openai.responses.requests import (
     MAX_ID_CHARS,
     Asked,
@@ -33,6 +33,8 @@ from naiad.types import (
     StreamEvent,
     TextDelta,
 )
+
+MAX_REFERRED = 64  # responses whose items one request may refer to: each is read and decoded whole
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -72,11 +74,18 @@ async def _history(backend: Backend, caller: Caller, previous: str) -> list[Item
 
 
 async def _with_referred(backend: Backend, call: Call) -> Mapping[str, Any]:
-    """The body, with the items themselves where it refers to some of stored responses."""
+    """The body, with the items themselves where it refers to some of stored responses.
+
+    Each may be referred to once, so a short body makes no prompt longer than what is stored.
+    """
     given = call.body.get("input")
     if not isinstance(given, list) or not any(map(_is_reference, given)):
         return call.body
+    if len(given) > MAX_ITEMS:  # which is refused where it is read
+        return call.body
     found: dict[str, Item] = {}
+    places: dict[str, int] = {}
+    loaded = set[str]()
     items = []
     for place, one in enumerate(given):
         if not _is_reference(one):
@@ -84,13 +93,30 @@ async def _with_referred(backend: Backend, call: Call) -> Mapping[str, Any]:
             continue
         name = f"input[{place}].id"
         item_id = Fields(one, f"input[{place}].").need(short_text(MAX_ID_CHARS), "id")
-        if item_id not in found:
-            kept = await _load(backend, call.caller, response_of(item_id), name, item_id)
+        if (first := places.setdefault(item_id, place)) != place:
+            raise InvalidRequest(
+                f"'{name}' refers to the item that 'input[{first}]' refers to; an item may be "
+                "referred to once.",
+                param=name,
+            )
+        if (response_id := response_of(item_id)) not in loaded:
+            if len(loaded) == MAX_REFERRED:
+                raise _too_many(name)
+            loaded.add(response_id)
+            kept = await _load(backend, call.caller, response_id, name, item_id)
             found |= {item["id"]: item for item in kept.response["output"]}
         if item_id not in found:
             raise _not_found(item_id, name, "item")
         items.append(found[item_id])
     return {**call.body, "input": items}
+
+
+def _too_many(name: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"'{name}' refers to one response too many: items of at most {MAX_REFERRED} responses may "
+        "be referred to.",
+        param=name,
+    )
 
 
 def _is_reference(item: Any) -> bool:
