@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import termios
 from collections.abc import Iterator
@@ -51,6 +52,65 @@ def test_without_a_terminal_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(sys, "stdin", null)
         with without_echo() as typed:
             assert typed() == ""
+
+
+def test_in_the_background_the_terminal_is_left_alone(
+    typist: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = termios.tcgetattr(sys.stdin)
+    os.write(typist, b"ls\r")
+    monkeypatch.setattr(os, "tcgetpgrp", lambda _: os.getpgrp() + 1)
+    with without_echo() as typed:
+        assert termios.tcgetattr(sys.stdin) == before
+        assert typed() == ""
+    monkeypatch.setattr(os, "tcgetpgrp", lambda _: os.getpgrp())
+    with without_echo() as typed:
+        monkeypatch.setattr(os, "tcgetpgrp", lambda _: os.getpgrp() + 1)
+        silent = termios.tcgetattr(sys.stdin)
+        assert typed() == ""
+    assert termios.tcgetattr(sys.stdin) == silent
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("goes_when", ["before", "within"])
+def test_in_the_background_of_a_shell_nobody_is_stopped(goes_when: str) -> None:
+    outer, inner = os.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", _SHELL, goes_when], stdin=inner, start_new_session=True, check=False
+    )
+    os.close(inner)
+    os.close(outer)
+    assert done.returncode == 0
+
+
+_SHELL = """
+import fcntl, os, signal, sys, termios
+from naiad.cli.talk.typeahead import without_echo
+
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.tcsetpgrp(0, os.getpgrp())
+job = os.fork()
+if not job:
+    if sys.argv[1] == "before":
+        os.setpgid(0, 0)
+    with without_echo() as typed:
+        if sys.argv[1] == "within":
+            os.setpgid(0, 0)
+        typed()
+    os._exit(0)
+_, status = os.waitpid(job, os.WUNTRACED)
+if os.WIFSTOPPED(status):
+    os.kill(job, signal.SIGKILL)
+sys.exit(status != 0)
+"""
+
+
+def test_after_a_hang_up_the_failure_is_told_and_not_the_terminals(typist: int) -> None:
+    with pytest.raises(ValueError, match="real"), without_echo() as typed:
+        os.write(typist, b"ls")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), typist)
+        assert typed() in {"", "ls"}
+        raise ValueError("the real one")
 
 
 @pytest.mark.parametrize(
