@@ -20,15 +20,16 @@ _LFLAG, _CC = 3, 6  # places in what termios gives
 
 
 @contextmanager
-def without_echo() -> Iterator[Callable[[], str]]:
+def without_echo() -> Iterator[Callable[[], bytes]]:
     """Keep the terminal from showing what is typed until the block ends.
 
-    Gives a function that takes what has been typed so far, to be called within the block. What
+    Gives a function that takes the keys typed so far, to be called within the block: `edited`
+    makes a text of them, at best of all together, since a take may end within a character. What
     nobody takes is left to whoever reads the terminal next. Without a terminal, and in the
     background of a shell, nothing changes.
     """
     if not (sys.stdin.isatty() and _is_in_front(fd := sys.stdin.fileno())):
-        yield lambda: ""
+        yield lambda: b""
         return
     before = termios.tcgetattr(fd)
     silent = [*before[:_CC], [*before[_CC]]]
@@ -36,7 +37,7 @@ def without_echo() -> Iterator[Callable[[], str]]:
     silent[_CC][termios.VMIN], silent[_CC][termios.VTIME] = 1, 0
     termios.tcsetattr(fd, termios.TCSADRAIN, silent)
     try:
-        yield lambda: edited(_waiting(fd))
+        yield lambda: _waiting(fd)
     finally:
         if _is_in_front(fd):  # else the shell has set it for itself
             with suppress(termios.error):  # it hung up
@@ -68,7 +69,10 @@ def _is_readable(fd: int) -> bool:
 
 
 def edited(typed: bytes) -> str:
-    """The text that keys make: without those that move or control, with what was deleted gone."""
+    """The text that keys make: without those that move or control, with what was deleted gone.
+
+    A space at the end stays: more may be typed behind it.
+    """
     text: list[str] = []
     for char in _KEYS.sub("", typed.decode(errors="ignore")).replace("\r", "\n"):
         if char in "\x7f\b":
@@ -77,4 +81,4 @@ def edited(typed: bytes) -> str:
             text.clear()
         elif char in "\n\t" or char.isprintable():
             text.append(char)
-    return "".join(text).strip()
+    return "".join(text).lstrip().rstrip("\n")
