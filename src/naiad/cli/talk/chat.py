@@ -13,7 +13,7 @@ from naiad.cli.talk import slash
 from naiad.cli.talk.conversation import Conversation
 from naiad.cli.talk.screen import Screen
 from naiad.cli.talk.server import Keeper
-from naiad.cli.talk.typeahead import without_echo
+from naiad.cli.talk.typeahead import edited, without_echo
 from naiad.cli.talk.wire import Done, ServerLost
 from naiad.errors import NaiadError
 
@@ -120,18 +120,18 @@ def from_pipe(chat: Chat) -> None:
                 chat.say(line.rstrip("\n"))
 
 
-def at_terminal(chat: Chat, *, keeps_history: bool) -> None:
-    """Messages as a person types them, until Ctrl-D or /exit."""
+def at_terminal(chat: Chat, *, keeps_history: bool, keys: bytes = b"") -> None:
+    """Messages as a person types them, until Ctrl-D or /exit. keys: typed already."""
     with without_echo() as typed:  # what is typed while the library is imported
         from naiad.cli.talk.prompt import prompter
 
         read = prompter(keeps_history=keeps_history)
-        chat.draft += typed()
+        chat.draft = edited(keys + typed())
     with contextlib.suppress(EOFError):
         for line in lines(chat, read):
             with without_echo() as typed:
                 chat.say(line)
-                chat.draft = "\n".join(filter(None, [chat.draft, typed()]))
+                chat.draft = "\n".join(filter(None, [chat.draft, edited(typed())]))
 
 
 def lines(chat: Chat, read: Any) -> Iterator[str]:

@@ -150,12 +150,11 @@ def _chat(
     with contextlib.ExitStack() as stack:
         with without_echo() as typed:
             keeper = stack.enter_context(keeper_for(model, flags))
-            draft = typed()
+            keys = typed()
         chatting = Chat(keeper, talk, JsonScreen(True) if as_json else Screen(is_quiet))
-        chatting.draft = draft
         if sys.stdin.isatty():
             chatting.screen.note(f"{keeper.server.model}: /help helps, Ctrl-D leaves.")
-            at_terminal(chatting, keeps_history=keeps_history)
+            at_terminal(chatting, keeps_history=keeps_history, keys=keys)
             return 0
         from_pipe(chatting)
     return int(chatting.n_failed > 0)

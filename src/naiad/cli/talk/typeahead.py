@@ -11,7 +11,7 @@ import select
 import sys
 import termios
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 #: Arrows and other keys that send several characters.
 _KEYS = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|O.|.)?", re.DOTALL)
@@ -20,37 +20,59 @@ _LFLAG, _CC = 3, 6  # places in what termios gives
 
 
 @contextmanager
-def without_echo() -> Iterator[Callable[[], str]]:
+def without_echo() -> Iterator[Callable[[], bytes]]:
     """Keep the terminal from showing what is typed until the block ends.
 
-    Gives a function that takes what has been typed so far, to be called within the block. What
-    nobody takes is left to whoever reads the terminal next. Without a terminal nothing changes.
+    Gives a function that takes the keys typed so far, to be called within the block: `edited`
+    makes a text of them, at best of all together, since a take may end within a character. What
+    nobody takes is left to whoever reads the terminal next. Without a terminal, and in the
+    background of a shell, nothing changes.
     """
-    if not sys.stdin.isatty():
-        yield lambda: ""
+    if not (sys.stdin.isatty() and _is_in_front(fd := sys.stdin.fileno())):
+        yield lambda: b""
         return
-    fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
     silent = [*before[:_CC], [*before[_CC]]]
     silent[_LFLAG] &= ~(termios.ECHO | termios.ICANON)  # Ctrl-C stays what it is
     silent[_CC][termios.VMIN], silent[_CC][termios.VTIME] = 1, 0
     termios.tcsetattr(fd, termios.TCSADRAIN, silent)
     try:
-        yield lambda: edited(_waiting(fd))
+        yield lambda: _waiting(fd)
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        if _is_in_front(fd):  # else the shell has set it for itself
+            with suppress(termios.error):  # it hung up
+                termios.tcsetattr(fd, termios.TCSADRAIN, before)
+
+
+def _is_in_front(fd: int) -> bool:
+    """Whether this program may set and read the terminal: in the background that would stop it.
+
+    A terminal that controls nobody here stops nobody.
+    """
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:
+        return True
 
 
 def _waiting(fd: int) -> bytes:
-    """What can be read without waiting."""
+    """What can be read without waiting; nothing more where the terminal hung up."""
     found = b""
-    while select.select([fd], [], [], 0)[0] and (read := os.read(fd, _READ_BYTES)):
-        found += read
+    with suppress(OSError):
+        while _is_readable(fd) and (read := os.read(fd, _READ_BYTES)):
+            found += read
     return found
 
 
+def _is_readable(fd: int) -> bool:
+    return _is_in_front(fd) and bool(select.select([fd], [], [], 0)[0])
+
+
 def edited(typed: bytes) -> str:
-    """The text that keys make: without those that move or control, with what was deleted gone."""
+    """The text that keys make: without those that move or control, with what was deleted gone.
+
+    A space at the end stays: more may be typed behind it.
+    """
     text: list[str] = []
     for char in _KEYS.sub("", typed.decode(errors="ignore")).replace("\r", "\n"):
         if char in "\x7f\b":
@@ -59,4 +81,4 @@ def edited(typed: bytes) -> str:
             text.clear()
         elif char in "\n\t" or char.isprintable():
             text.append(char)
-    return "".join(text).strip()
+    return "".join(text).lstrip().rstrip("\n")
