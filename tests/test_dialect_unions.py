@@ -20,6 +20,7 @@ from openai.types.responses import ResponseInputContentParam, ResponseInputItemP
 from dialect_cases import MODEL
 from naiad.dialects.anthropic.requests import parse_messages
 from naiad.dialects.base import Parsed
+from naiad.dialects.files import text_of_file
 from naiad.dialects.openai.requests import parse_chat
 from naiad.dialects.openai.responses.requests import Asked, read_body
 from naiad.errors import InvalidRequest, Unsupported
@@ -391,3 +392,36 @@ def test_tools_of_openais_own_are_named_in_the_log() -> None:
     for kind in kinds(ToolParam):
         ignored = response({"role": "user", "content": "Hi"}, tools=[{"type": kind, "name": "f"}])
         assert ignored.ignored == (() if kind == "function" else (f"tools[].type: {kind}"[:40],))
+
+
+@pytest.mark.parametrize("content", [5, True, {"a": 1}, {"type": "image", "source": {}}])
+def test_results_are_texts_or_lists(content: Any) -> None:
+    block = {"type": "tool_result", "tool_use_id": "u", "content": content}
+    body = {"max_tokens": 9, "messages": [{"role": "user", "content": [block]}]}
+    with pytest.raises(InvalidRequest, match="must be a string or a list of blocks"):
+        parse_messages(body, MODEL)
+
+
+def test_a_system_prompt_alone_is_no_conversation() -> None:
+    turn = {"role": "user", "content": [{"type": "tool_addition", "tool": {}}]}
+    with pytest.raises(InvalidRequest, match="holds no block that this model reads"):
+        parse_messages({"max_tokens": 9, "system": "S", "messages": [turn]}, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ("data:text/plain;base64," + FILE, "naïve 😀"),
+        ("data:text/plain,aGVsbG8h", "aGVsbG8h"),
+        ("data:,Hello%20world", "Hello world"),
+        (FILE, "naïve 😀"),
+    ],
+)
+def test_files_come_in_base64_or_in_data_urls(data: str, told: str) -> None:
+    assert text_of_file("file_data", data) == told
+
+
+@pytest.mark.parametrize("data", ["data:text/plain;base64", "data:text/plain;base64,%%", "%"])
+def test_files_in_neither_are_refused(data: str) -> None:
+    with pytest.raises(InvalidRequest, match="'file_data' must be a file in base64"):
+        text_of_file("file_data", data)

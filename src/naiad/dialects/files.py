@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from urllib.parse import unquote_to_bytes
 
 from naiad.dialects.fields import Fields, text
 from naiad.errors import InvalidRequest, Unsupported
@@ -14,16 +15,21 @@ MAX_FILE_CHARS = 8 * 1024 * 1024  # in base64; more than any context, decoded wi
 def text_of_file(name: str, data: str, title: str = "") -> str:
     """The file's text, below its title.
 
-    data: base64, or `data:MEDIA;base64,` and base64. Raises InvalidRequest for what is neither and
-    Unsupported for a file that is no text (a PDF, an image).
+    data: base64, or a data URL (RFC 2397): `data:MEDIA;base64,` and base64, else percent-encoded.
+    Raises InvalidRequest for what is neither and Unsupported for a file that is no text (a PDF, an
+    image).
     """
-    encoded = data.partition(",")[2] if data.startswith("data:") else data
+    head, comma, encoded = data.partition(",")
+    if not (comma and head.startswith("data:")):
+        head, encoded = "", data
     if len(encoded) > MAX_FILE_CHARS:
         raise Unsupported(
             f"'{name}' is a file of {len(encoded)} characters in base64; at most {MAX_FILE_CHARS} "
             "are read.",
             param=name,
         )
+    if head and not head.lower().endswith(";base64"):
+        return titled(title, _decoded(name, unquote_to_bytes(encoded)))
     try:
         content = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):

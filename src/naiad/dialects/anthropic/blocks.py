@@ -119,6 +119,8 @@ def read_result(kind: str, block: Fields) -> ChatMessage:
         told = text(name, content or "")
     elif isinstance(content, list) and kind in {RESULT, "mcp_tool_result"}:
         told = "\n\n".join(_piece(f"{name}[{place}]", one) for place, one in enumerate(content))
+    elif kind in {RESULT, "mcp_tool_result"}:
+        raise wrong_kind(name, "a string or a list of blocks", content)
     else:
         sound(name, {"content": content})
         told = msgspec.json.encode(_open(content, _DEPTH)).decode()

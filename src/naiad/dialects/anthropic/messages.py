@@ -38,7 +38,7 @@ def read_conversation(fields: Fields) -> tuple[ChatPrompt, tuple[str, ...]]:
         raise InvalidRequest(f"'{name}' must hold at least one message.", param=name)
     for place, turn in enumerate(given):
         turns += _read_turn(f"{name}[{place}]", turn, unread)
-    if not turns:
+    if len(turns) == bool(system):
         raise InvalidRequest(f"'{name}' holds no block that this model reads.", param=name)
     choice = read_object(fields, "tool_choice")
     tools, forced, ignored = _read_tools(fields, choice)
