@@ -18,7 +18,7 @@ from naiad.errors import ConfigError
 
 #: llama.cpp rounds contexts up to this many cells.
 CELL_STEP = 256
-#: Without --ctx asking for more, the pool stops at so many cells, or where there are many parallel
+#: Unless one context needs more, the pool stops at so many cells, or where there are many parallel
 #: requests at so many for each, up to the most: it is filled with zeros at start. That costs half a
 #: second for a gigabyte, and three where a virtual machine must get the memory from its host.
 POOL_ENOUGH, POOL_EACH, POOL_MOST = 32768, 1024, 65536
