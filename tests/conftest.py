@@ -26,6 +26,7 @@ _test_numbers = itertools.count()
 #: Left out of the quick run by `-m "not soak"`: real processes, sockets, many random cases, or
 #: packages of others that take longer to import than all their tests.
 _SLOW = {
+    "test_bench_command.py",
     "test_bench_compare.py",
     "test_bench_plot.py",
     "test_cli.py",
@@ -57,10 +58,12 @@ _SLOW = {
     "test_exact_models.py",
     "test_http_serve.py",
     "test_http_socket.py",
+    "test_models_download.py",
     "test_models_hub.py",
     "test_quick_run.py",
     "test_renderer.py",
     "test_scripted.py",
+    "test_service_rechunking.py",
     "test_setup_build.py",
     "test_setup_chores.py",
     "test_talk_terminal.py",
