@@ -150,11 +150,9 @@ class ResponsesFormatter(Formatter):
 
     def delta(self, delta: TextDelta) -> bytes:
         """Text of a message, which begins with its first."""
-        data = (
-            b""
-            if self._kind == "message"
-            else self._begin("message", _message(self._new_id("msg")))
-        )
+        data = b""
+        if self._kind != "message":
+            data = self._begin("message", _message(self._new_id("msg")))
         told = self._logprobs(delta)
         part = self._item["content"][0]
         part["text"] += delta.text
@@ -188,9 +186,6 @@ class ResponsesFormatter(Formatter):
 
     def _new_id(self, prefix: str) -> str:
         return item_id(prefix, self.response["id"], len(self._output))
-
-    def _begin_message(self) -> bytes:
-        return self._begin("message", _message(self._new_id("msg")))
 
     def _begin(self, kind: str, item: dict[str, Any]) -> bytes:
         data = self._end_item()
@@ -233,9 +228,8 @@ class ResponsesFormatter(Formatter):
         self._is_over = True
         data = b""
         if not self._output and status in ("completed", "incomplete"):
-            data = self._begin(
-                "message", _message(self._new_id("msg"))
-            )  # an empty answer is one, too
+            # an empty answer is one, too
+            data = self._begin("message", _message(self._new_id("msg")))
         data += self._end_item("completed" if status == "completed" else "incomplete")
         self.response["status"] = status
         self.response["usage"] = self._usage(finished.usage)

@@ -26,7 +26,13 @@ from naiad.dialects.openai.requests import (
     RESERVED_KWARGS,
     read_request,
 )
-from naiad.dialects.openai.responses.items import Item, read_input, to_messages, without_effect
+from naiad.dialects.openai.responses.items import (
+    Item,
+    check_length,
+    read_input,
+    to_messages,
+    without_effect,
+)
 from naiad.dialects.prompts import read_template_kwargs
 from naiad.dialects.sampling import ignored
 from naiad.dialects.tools import (
@@ -118,6 +124,7 @@ def read_prompt(fields: Fields, history: Sequence[Item] = ()) -> Input:
     """Raises InvalidRequest, Unsupported."""
     _refuse(fields)
     items = read_input(fields)
+    check_length(len(history), len(items))
     instructions = fields.get(text, "instructions")
     tools, unknown = _read_tools(fields)
     choice, callable_tools, forced = _read_choice(fields, tools)
