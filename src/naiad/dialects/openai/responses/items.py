@@ -137,7 +137,7 @@ def to_messages(items: Sequence[Item], instructions: str = "") -> tuple[ChatMess
                     turns.add(one)
         else:
             content = "".join(part["text"] for part in item["content"])
-            turns.add(ChatMessage(_ROLES.get(item["role"], item["role"]), content))
+            turns.add(ChatMessage(str(_ROLES.get(item["role"], item["role"])), content))
     return with_names(turns.all())
 
 
