@@ -71,7 +71,7 @@ MEANINGS: dict[str, str] = {
     "dynatemp_low": "The lower end of a dynamic temperature.",
     "echo": "The prompt stands before the answer.",
     "format": '"json", or a JSON schema that the answer follows.',
-    "function_call": "The one that must be called of `functions`; in a turn, the one call that it made.",
+    "function_call": "The one of `functions` that must be called; in a turn, the call it made.",
     "functions": "The old name of `tools`; the answer tells its call in the old shape, too.",
     "genkey": "The caller's own name for this generation, to check or abort it.",
     "grammar": "Rules in GBNF that the answer follows.",
