@@ -75,8 +75,8 @@ def test_every_name_of_every_sampler_is_read_at_every_door(server: ServerProcess
     """In turns of doors and ways: each value of each name at one, each name at every door."""
     assert set(RIGHT) == {knob.field for knob in KNOBS}
     names = [(knob.field, name) for knob in KNOBS for name in knob.names]
-    asked = [
-        (door, name, values[(i + k) % len(values)], is_wrong, bool((i + k) % 2))
+    asked = [  # every value of a name that has as many doors, and both ways of each value
+        (door, name, values[(i + k) % len(values)], is_wrong, bool((i + k) // len(values) % 2))
         for i, (field, name) in enumerate(names)
         for values, is_wrong in ((RIGHT[field], False), (WRONG, True))
         for k, door in enumerate(DOORS)
