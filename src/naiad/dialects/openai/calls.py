@@ -46,6 +46,10 @@ def read_callable(fields: Fields) -> tuple[tuple[Tool, ...], tuple[str, ...], Ca
             "'functions' is the old name of 'tools'; send one of them.", param="functions"
         )
     old_name, old_choice = fields.find("function_call")
+    if tools and old_choice is not None:
+        raise InvalidRequest(
+            f"'{old_name}' goes with 'functions'; with 'tools' it is 'tool_choice'.", param=old_name
+        )
     if functions or not tools:
         kept, forced = _chosen_old(old_name, old_choice, functions)
         if functions:
