@@ -44,7 +44,7 @@ KNOWN: dict[str, dict[str, str]] = {
     },
 }
 
-#: What a test of llm-comply says of an answer that was cut off. None sets a limit, so that is a model
+#: What llm-comply's tests say of an answer that was cut off. None sets a limit, so it is a model
 #: that talked until the context was full, which one this small does now and then, in any of them.
 RAN_ON = "expected status='completed', got 'incomplete'"
 
