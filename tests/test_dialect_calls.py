@@ -125,6 +125,7 @@ def test_functions_are_tools_of_which_one_is_called() -> None:
         ({"functions": [F], "function_call": {"name": "g"}}, "there is no tool 'g'"),
         ({"functions": [F], "function_call": "required"}, "'function_call' must be none, auto or"),
         ({"function_call": {"name": "f"}}, "there is no tool 'f'"),
+        ({"tools": [custom()], "function_call": "auto"}, "with 'tools' it is 'tool_choice'"),
         ({"functions": [{}]}, r"'functions\[0\].name' is missing"),
         ({"functions": [F] * 1025}, "at most 1024 functions, not 1025"),
         ({"tools": [{"type": "custom"}]}, r"'tools\[0\].custom' is missing"),
