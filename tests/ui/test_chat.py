@@ -106,9 +106,21 @@ def test_an_answer_is_continued(chat: Chat) -> None:
     assert chat.answers.count() == 1
 
 
+#: A disk that is behind: what is deleted comes after a great many other requests.
+_SLOW_DISK = """() => {
+    const remove = IDBObjectStore.prototype.delete;
+    IDBObjectStore.prototype.delete = function (key) {
+        for (let i = 0; i < 20000; i++) this.count();
+        return remove.call(this, key);
+    };
+}"""
+
+
 def test_messages_are_deleted_from_one_on(chat: Chat) -> None:
+    """And what is gone from the page is gone for good, however soon the page is loaded anew."""
     chat.ask("keep me")
     chat.ask("drop me")
+    chat.page.evaluate(_SLOW_DISK)
     chat.act("delete", chat.questions.last)
     chat.page.click("dialog .bad")
     chat.page.locator(".message.user", has_text="drop me").wait_for(state="detached")

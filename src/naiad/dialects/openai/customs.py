@@ -80,7 +80,7 @@ _COMPLETE = re.compile(
 class InputText:
     """The text in the arguments of such a call, which come in pieces cut anywhere.
 
-    Arguments that are not what was asked for are the text as they are: nothing is lost.
+    Arguments that do not begin as was asked for are the text as they are.
     """
 
     def __init__(self) -> None:

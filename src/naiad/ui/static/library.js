@@ -105,12 +105,15 @@ export function append(conversation, fields) {
   return message;
 }
 
-/** @param {Conversation} conversation @param {string} id */
-export function removeMessage(conversation, id) {
+/**
+ * Take a message away with all below it; resolves when that is on disk.
+ * @param {Conversation} conversation @param {string} id
+ */
+export async function removeMessage(conversation, id) {
   const gone = conversation.remove(id);
-  kept(store.deleteMessages(gone));
+  const removed = kept(store.deleteMessages(gone));
   tellTabs({ kind: "removed", conv: conversation.info.id, id });
-  saveInfo(conversation);
+  await Promise.all([removed, saveInfo(conversation)]);
 }
 
 /** @param {string} id */

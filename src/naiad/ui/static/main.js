@@ -113,7 +113,9 @@ async function removeFrom(message) {
   const n = path.length - path.indexOf(message);
   const text = n === 1 ? "This message goes for good." : `This message and the ${n - 1} after it go for good.`;
   if (!await confirm("Delete from here on?", text, "Delete")) return;
-  library.removeMessage(shown, message.id);
+  const conversation = shown;
+  await library.removeMessage(conversation, message.id); // what the page shows as gone is gone
+  if (shown !== conversation) return;
   if (shown.messages.size) refresh();
   else showConversation(shown, welcome());
   showUsed();
