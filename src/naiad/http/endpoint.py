@@ -27,6 +27,7 @@ from naiad.dialects.base import (
     Parsed,
     Raw,
 )
+from naiad.dialects.grammars import overruled
 from naiad.errors import EngineFailed, NaiadError
 from naiad.http.auth import Door
 from naiad.http.body import read_object
@@ -140,7 +141,7 @@ class GenerationEndpoint:
 
     def _log_ignored(self, parsed: Parsed) -> None:
         known = self._house.ignored
-        for field in parsed.ignored:
+        for field in (*parsed.ignored, *overruled(parsed.request)):
             if (self._dialect.name, field) not in known and len(known) < _MOST_IGNORED:
                 known.add((self._dialect.name, field))
                 log.info("%s: field %.64r has no effect here", self._dialect.name, field)
