@@ -6,6 +6,7 @@ dialect that has the field, streamed and whole.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -72,23 +73,24 @@ RIGHT: dict[str, tuple[Any, ...]] = {
 
 
 def test_every_name_of_every_sampler_is_read_at_every_door(server: ServerProcess) -> None:
-    """In turns of doors and ways: each value of each name at one, each name at every door."""
+    """In turns: each name at every door, its values at one after another, and each both ways."""
     assert set(RIGHT) == {knob.field for knob in KNOBS}
     names = [(knob.field, name) for knob in KNOBS for name in knob.names]
     asked = [
-        (door, name, values[(i + k) % len(values)], is_wrong, bool((i + k) % 2))
+        (door, name, *ways[(7 * i + k) % len(ways)], is_wrong)
         for i, (field, name) in enumerate(names)
         for values, is_wrong in ((RIGHT[field], False), (WRONG, True))
+        for ways in [list(itertools.product(values, (False, True)))]
         for k, door in enumerate(DOORS)
     ]
 
     def send(one: tuple[str, str, Any, bool, bool]) -> Reply:
-        door, name, value, _, is_streamed = one
+        door, name, value, is_streamed, _ = one
         return DOORS[door].post(server.url, PROMPT, 2, is_streamed=is_streamed, **{name: value})
 
     with ThreadPoolExecutor(4) as threads:
         for one, reply in zip(asked, threads.map(send, asked), strict=True):
-            door, name, _, is_wrong, _ = one
+            door, name, _, _, is_wrong = one
             if is_wrong and not (name.endswith("breakers") and one[2] == []):
                 assert reply.status == 400, one
                 assert f"'{shown(door, name)}" in reply.message, one
