@@ -3,7 +3,6 @@ says to whom; and a dialect that is one small file."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -97,26 +96,6 @@ async def test_a_forced_call_is_one_by_grammar() -> None:
     schema = msgspec.json.decode(grammar.text)
     assert schema["properties"] == {"name": {"const": "get_weather"}, "arguments": SCHEMA}
     assert (grammar.kind, grammar.after) == ("json_schema", "</think>")
-
-
-async def test_a_form_beside_a_demanded_call_is_taken_and_the_log_says_that_it_has_no_effect(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """OpenAI's API takes both as well, and the tool's schema is the form of the answer."""
-    caplog.set_level(logging.INFO, "naiad.http.endpoint")
-    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "null"}}}
-    said = '{"name": "get_weather", "arguments": {"city": "K"}}'
-    asked: Any = {"model": "m", "messages": HI, "tools": [TOOL], "response_format": form}
-    async with house(saying(said)) as running:
-        for _ in range(2):
-            create = running.sdk().chat.completions.create
-            told: Any = await create(**asked, tool_choice="required")
-            assert told.choices[0].message.tool_calls[0].function.arguments == '{"city": "K"}'
-            assert "get_weather" in running.job.grammar.text
-        assert caplog.text.count("'response_format.json_schema.schema' has no effect") == 1
-        await create(**asked, tool_choice="auto")
-        assert running.job.grammar.text == '{"type":"null"}'
-    assert caplog.text.count("has no effect") == 1
 
 
 async def test_a_model_that_knows_no_tools_is_told_of_them() -> None:

@@ -10,7 +10,7 @@ import pytest
 from dialect_cases import MODEL
 from naiad.dialects.framing import SSE_PING
 from naiad.dialects.openai.responses.formatter import ResponsesFormatter
-from naiad.dialects.openai.responses.items import to_messages
+from naiad.dialects.openai.responses.items import MAX_ITEMS, to_messages
 from naiad.dialects.openai.responses.requests import Asked, read_body
 from naiad.errors import InvalidRequest, Unsupported
 from naiad.types import (
@@ -72,6 +72,20 @@ def test_items_become_turns_with_what_belongs_to_them() -> None:
     )
 
 
+def test_many_calls_are_one_turn() -> None:
+    calls: Any = [{**CALL, "call_id": f"c{place}"} for place in range(MAX_ITEMS)]
+    (turn,) = prompt(input=calls).messages
+    assert [call.id for call in turn.tool_calls] == [call["call_id"] for call in calls]
+
+
+def test_a_conversation_is_bounded_as_a_request_is() -> None:
+    history = [{"type": "function_call_output", "call_id": "c", "output": ""}] * (MAX_ITEMS - 1)
+    assert len(read_body({"input": "Hi"}, MODEL, history).items) == 1
+    with pytest.raises(InvalidRequest, match="1 items and the conversation before it 10000") as at:
+        read_body({"input": "Hi"}, MODEL, [*history, history[0]])
+    assert at.value.param == "input"
+
+
 def test_items_keep_their_ids_or_get_some() -> None:
     items = asked(input=[{**RESULT, "id": "mine"}, SAID, CALL]).items
     assert items[0]["id"] == "mine"
@@ -107,8 +121,8 @@ def test_tools_and_reasoning_reach_the_prompt() -> None:
 
 
 def test_tools_of_the_service_are_left_out_and_named() -> None:
-    made = asked(tools=[F, {"type": "web_search"}, {"type": "custom", "name": "x"}], seed=1)
-    assert made.ignored == ("tools[].type: web_search", "tools[].type: custom")
+    made = asked(tools=[F, {"type": "web_search"}, {"type": "shell"}], seed=1)
+    assert made.ignored == ("tools[].type: web_search", "tools[].type: shell")
     assert len(made.shown["tools"]) == 1
     assert asked(prompt_cache_key="k", service_tier="auto", include=[]).ignored == ()
 

@@ -377,6 +377,25 @@ def test_openais_items_mean_turns(kind: str) -> None:
     assert list(turns(again))[:-1] == list(turns(asked.request.prompt))
 
 
+@pytest.mark.parametrize("kind", ["function_call_output", "custom_tool_call_output"])
+def test_a_result_of_parts_is_read_as_a_message_is(kind: str) -> None:
+    picture = {"type": "input_image", "image_url": "data:image/png;base64,aGVsbG8="}
+    parts = [{"type": "input_text", "text": "see: "}, picture]
+    item = {"type": kind, "call_id": "u1", "output": parts}
+    assert list(turns(response(item).request.prompt)) == [result("see: " + PICTURE)]
+    sound = {"type": "input_audio", "data": "aGVsbG8="}
+    with pytest.raises(Unsupported) as caught:
+        response({**item, "output": [sound]})
+    assert caught.value.param == "input[0].output[0]"
+
+
+def test_no_picture_of_a_result_is_told_as_its_bytes() -> None:
+    drawn = [{"type": "logs", "logs": "ok"}, {"type": "image", "url": "data:image/png;base64,aGk="}]
+    item = {"type": "code_interpreter_call", "id": "u1", "code": "1", "outputs": drawn}
+    *_, told = turns(response(item).request.prompt)
+    assert json.loads(told.content) == [drawn[0], PICTURE]
+
+
 def test_items_without_their_parts_are_refused_by_field() -> None:
     for item, param in (
         ({"type": "shell_call", "action": {}}, "input[0].call_id"),
@@ -391,7 +410,8 @@ def test_items_without_their_parts_are_refused_by_field() -> None:
 def test_tools_of_openais_own_are_named_in_the_log() -> None:
     for kind in kinds(ToolParam):
         ignored = response({"role": "user", "content": "Hi"}, tools=[{"type": kind, "name": "f"}])
-        assert ignored.ignored == (() if kind == "function" else (f"tools[].type: {kind}"[:40],))
+        is_known = kind in ("function", "custom")
+        assert ignored.ignored == (() if is_known else (f"tools[].type: {kind}"[:40],))
 
 
 @pytest.mark.parametrize("content", [5, True, {"a": 1}, {"type": "image", "source": {}}])

@@ -150,6 +150,51 @@ def test_what_one_step_takes_in_is_bounded_by_time() -> None:
     assert cost.seen == [125, MIN_CHUNK, 160 - 125 - MIN_CHUNK]
 
 
+class SlowEngine(Engine):
+    """A step takes longer than streams should wait: 100 ms, of 80."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model.cost = SlowToTakeIn()
+        cost = self.core._cost
+        cost._decode_s = 0.1
+        cost.step_s = lambda n_rows, depth: 0.1 + 0.001 * n_rows  # type: ignore[method-assign]
+        cost.saw_decode = lambda *_: None  # type: ignore[method-assign]
+
+    @property
+    def has_guess(self) -> list[bool]:
+        """Of each step after the prompt's."""
+        return [any(len(run.tokens) > 1 for run in runs) for runs in self.main.decoded[1:]]
+
+
+def test_a_slow_model_is_guessed_for_soon() -> None:
+    """Half of a step is 50 ms, in which 25 tokens are taken in; each step brings another."""
+    engine = SlowEngine()
+    prompt = prompt_of(1, 400)
+    engine.add(1, prompt, 150)
+    engine.run()
+    assert engine.said[1] == answer(prompt, 150)
+    assert engine.has_guess.index(True) <= 400 // (25 - 1)
+    assert len(engine.has_guess) < 400 // 24 + 1 + 150 // MOST_DRAFT
+
+
+def test_a_prompt_that_is_taken_in_too_late_is_not_begun() -> None:
+    """400 tokens need some 16 steps, and 16 of the answer must be left then."""
+    engine = SlowEngine()
+    engine.add(1, prompt_of(1, 400), 28)
+    engine.run()
+    assert engine.n_asked == 0
+
+
+def test_who_is_a_draft_behind_need_not_wait() -> None:
+    engine = Engine()
+    engine.model.cost = SlowToTakeIn()
+    new, near = (Sequence(CoreJob(uid, tuple(prompt_of(uid, 90)), 40, GREEDY)) for uid in (1, 2))
+    engine.model.guess([(near, 4)])
+    near.tokens += answer(near.tokens, MOST_DRAFT + 1)
+    assert engine.model.guess([(new, 4), (near, 4)], -1.0)[1] == tuple(answer(near.tokens, 4))
+
+
 def test_a_trial_that_needs_several_steps_is_not_given_up() -> None:
     """Each step takes in the least there is, and what comes meanwhile."""
     engine = Engine()

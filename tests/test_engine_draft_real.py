@@ -29,10 +29,17 @@ def open_backend(model: Path, **changes: Any) -> LlamaBackend:
     return backend
 
 
+def slow_down(backend: LlamaBackend) -> None:
+    """A step of the model takes a second, as it is reckoned, whatever the clock says."""
+    cost = backend.core._cost
+    cost._decode_s = 1.0
+    cost.saw_decode = lambda *_: None  # type: ignore[method-assign]
+    cost.step_s = lambda n_rows, depth: 1.0 + 0.01 * n_rows  # type: ignore[method-assign]
+
+
 def answers(backend: LlamaBackend, params: SamplingParams, n: int = 300) -> list[str]:
     """Of three streams side by side; the first goes on past the context."""
-    cost = backend.core._cost
-    cost.step_s = lambda n_rows, depth: 1.0 + 0.01 * n_rows  # type: ignore[method-assign]
+    slow_down(backend)
     data: dict[int, bytes] = {}
     for uid in (1, 2, 3):
         ids = backend.tokenizer.encode(PROMPT[uid:], add_special=True, parse_special=True)
@@ -61,6 +68,36 @@ def test_right_or_wrong_it_changes_no_token(
     expected = [lookback_text(PROMPT[uid:], 600 if uid == 1 else 300) for uid in (1, 2, 3)]
     assert answers(backend, SamplingParams(temperature=0, ignore_eos=True)) == expected
     assert (drafting._model._share > 0.6) == (second == "lookback")
+    close(backend)
+
+
+class NoGuess:
+    """Stands in for the n-grams, which would soon know the text by heart."""
+
+    def n_worth(self, *given: object) -> tuple[int, float]:
+        return 0, float(given[2])  # type: ignore[arg-type]
+
+
+def test_a_model_slower_than_the_target_is_guessed_for(lookback: Path) -> None:
+    """Half a second of each step may go to the prompt: 250 tokens at two milliseconds each."""
+    backend = open_backend(lookback, draft_model=str(lookback), ctx=1024)
+    drafting = backend.core._drafting
+    assert drafting is not None and drafting._model is not None
+    slow_down(backend)
+    drafting._drafter = lambda _: NoGuess()  # type: ignore[assignment,method-assign,return-value]
+    intake = drafting._model._model.cost
+    intake.saw_prefill = lambda *_, **__: None  # type: ignore[method-assign]
+    prompt = PROMPT * 7
+    ids = tuple(backend.tokenizer.encode(prompt, add_special=True, parse_special=True))
+    assert len(ids) > 600
+    backend.core.add(CoreJob(1, ids, 120, SamplingParams(temperature=0, ignore_eos=True)))
+    data, n_steps = b"", 0
+    while backend.core.has_work():
+        news = backend.core.step()
+        data += b"".join(item.data for item in news)
+        n_steps += any(item.tokens for item in news)
+    assert data.decode() == lookback_text(prompt, 120)
+    assert n_steps < 30
     close(backend)
 
 

@@ -210,6 +210,28 @@ def test_a_host_cache_that_cannot_fit_is_refused_for_what_it_is() -> None:
     assert room.host_cache_mib == fits - 1
 
 
+#: As Gemma 3 270M: small, with a vocabulary whose logits are most of what a step needs.
+WORDY = ModelShape(250 * MIB, 18 * 1024, 32768, 262_144, 640, 4, has_window=True)
+
+
+@pytest.mark.parametrize("shape", [SMALL, WORDY])
+@pytest.mark.parametrize("has_lane", [False, True])
+def test_more_free_memory_is_never_less_context(shape: ModelShape, has_lane: bool) -> None:
+    wish = Wish(parallel=8, has_lane=has_lane)
+    rooms = [fit(shape, wish, n * GIB // 2) for n in range(4, 49)]
+    contexts, cells = [room.n_ctx for room in rooms], [room.n_cells for room in rooms]
+    assert (contexts, cells) == (sorted(contexts), sorted(cells))
+    assert contexts[-1] == shape.n_ctx_train
+
+
+def test_the_buffers_of_a_large_vocabulary_leave_a_context() -> None:
+    """They are no choice: what the cells may take is a share of what is left behind them."""
+    contexts = [fit(WORDY, Wish(8, has_lane=True), n * GIB).n_ctx for n in (2, 5, 8)]
+    assert contexts[0] >= 2048
+    assert contexts[1] >= 16384
+    assert contexts[2] == 32768
+
+
 def test_a_host_cache_nobody_asked_for_shrinks_to_what_is_left() -> None:
     room = fit(LARGE, Wish(parallel=1, ctx=1024), 6 * GIB)
     assert 0 < room.host_cache_mib < 1024

@@ -215,7 +215,10 @@ def test_without_threads_it_is_told_and_a_second_one_may_be_missing(
     assert desk.done == [*JOBS, b"more"]
 
 
-def test_nothing_to_do_is_done_and_prepare_is_called_when_asked() -> None:
+def test_nothing_to_do_is_done_and_prepare_is_called_when_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(write_behind, "REST_S", PATIENCE_S)  # so that it is hurried in its rest
     desk = Desk()
     assert desk.behind.finish(0)
     assert desk.n_prepared == 0

@@ -403,6 +403,18 @@ async def test_ignored_fields_are_logged_once(caplog: pytest.LogCaptureFixture) 
     assert "x" * 100 not in caplog.text
 
 
+async def test_a_grammar_beside_a_demanded_call_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "naiad.http.endpoint")
+    tool = {"type": "function", "function": {"name": "find"}}
+    body = {"messages": [{"role": "user", "content": "canary"}], "tools": [tool]}
+    body |= {"response_format": {"type": "json_object"}, "max_tokens": 1}
+    path, app = "/v1/chat/completions", build_app(make_service(FakeEngine()), Config())
+    for choice, n_told in (("auto", 0), ("required", 1), ("required", 1)):
+        answer = await ask(app, "POST", path, body | {"tool_choice": choice})
+        assert answer.status == 200, answer.body
+        assert caplog.text.count("'response_format' has no effect") == n_told
+
+
 async def test_queries_get_query_and_path_and_need_no_body() -> None:
     app = fake_app(FakeEngine())
     answer = await ask(app, "GET", "/fake/count/a/b?x=1")

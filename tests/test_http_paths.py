@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -13,9 +14,12 @@ from fakes import FakeEngine, make_service
 from http_client import LOCAL, ask
 from naiad.config import Config
 from naiad.dialects.base import Access
-from naiad.dialects.registry import DIALECTS
+from naiad.dialects.registry import DIALECTS, for_path
+from naiad.errors import MethodNotAllowed
 from naiad.http.app import build_app
+from naiad.http.pages import PAGES
 from naiad.http.paths import meant_by, plain_path
+from naiad.http.reference import reference_pages
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
 KEY = "sk-canary-123"
@@ -59,8 +63,7 @@ async def test_nothing_but_slashes_is_the_front_page() -> None:
 @each_sloppy
 async def test_the_key_is_asked_for_on_every_route_all_the_same(form: str) -> None:
     app = app_with(api_key=KEY, admin_key="sk-admin-456")
-    operations = {op.path: op for dialect in DIALECTS for op in dialect.operations}
-    for op in operations.values():
+    for op in (op for dialect in DIALECTS for op in dialect.operations):
         if op.access is not Access.PUBLIC:
             answer = await ask(app, op.method, form.format(op.path), {})
             assert answer.status == 401, op.path
@@ -84,6 +87,34 @@ async def test_the_guard_sees_them_first(form: str, headers: list[tuple[str, str
     refused = await ask(app_with(), "POST", path, CHAT, headers)
     assert refused.status == 403
     assert refused.value["error"]["type"] == "permission_error"  # Anthropic's, as of its own path
+
+
+def _methods() -> dict[str, set[str]]:
+    """Each path of the dialects' tables, with the methods that it answers."""
+    table: dict[str, set[str]] = {}
+    for dialect in DIALECTS:
+        for op in dialect.operations:
+            table.setdefault(re.sub(r"\{[^}]*\}", "x", op.path), set()).add(op.method)
+    for path in (*PAGES, *reference_pages(DIALECTS)):
+        table.setdefault(path, set()).add("GET")
+    return {path: ways | {"HEAD"} if "GET" in ways else ways for path, ways in table.items()}
+
+
+async def test_every_path_answers_its_methods_and_refuses_the_others_in_its_dialect() -> None:
+    app = app_with(api_key=KEY)  # what asks for it has been found, and does nothing
+    for path, methods in _methods().items():
+        allowed = ", ".join(sorted(methods))
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"):
+            answer = await ask(app, method, path, None)
+            where = (method, path)
+            assert (answer.status == 405) == (method not in methods), where
+            if method in methods:
+                assert answer.status in (200, 401), where
+                continue
+            assert answer.headers["allow"] == allowed, where
+            told = for_path(path).error_body(MethodNotAllowed("x", allow=allowed))
+            assert answer.value.keys() >= told.keys(), where
+            assert f"answers {allowed} only" in answer.body.decode(), where
 
 
 async def test_wrong_methods_and_bad_bodies_are_told_in_the_routes_dialect() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 import termios
@@ -35,6 +36,25 @@ def test_it_is_kept_and_not_shown(typist: int) -> None:
     assert termios.tcgetattr(sys.stdin) == before
     os.write(typist, b"seen\r")
     assert os.read(typist, 100) == b"seen\r\n"  # nothing of what was typed before
+
+
+@pytest.mark.parametrize("n_first", [1, 2, 3])
+def test_a_take_waits_for_the_rest_of_a_character(
+    typist: int, monkeypatch: pytest.MonkeyPatch, n_first: int
+) -> None:
+    char = "🐟".encode()
+    to_come = [char[:n_first], char[n_first:]]
+
+    def looks(fds: list[int], _w: list[int], _x: list[int], wait_s: float) -> tuple[list[int], ...]:
+        assert (wait_s > 0) == (len(to_come) == 1)
+        if to_come:
+            os.write(typist, to_come.pop(0))
+        return really(fds, _w, _x, wait_s)
+
+    really = select.select
+    monkeypatch.setattr("naiad.cli.talk.typeahead.select.select", looks)
+    with without_echo() as typed:
+        assert edited(typed()) == "🐟"
 
 
 def test_what_nobody_takes_is_left_to_the_next_reader(typist: int) -> None:

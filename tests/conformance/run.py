@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from conformance.known import KNOWN
+from conformance.known import reason_for
 from e2e.client import serving
 from environments import ROOT, Unavailable, clean_environ, node_env, python_env, server_environ
 
@@ -46,7 +46,11 @@ class Score:
 
     @property
     def unexplained(self) -> dict[str, str]:
-        return {name: told for name, told in self.failed.items() if name not in KNOWN[self.suite]}
+        return {
+            name: told
+            for name, told in self.failed.items()
+            if reason_for(self.suite, name, told) is None
+        }
 
     @property
     def n_applicable(self) -> int:
@@ -110,7 +114,7 @@ def explain(scores: list[Score]) -> str:
     lines = []
     for score in scores:
         for name, told in score.failed.items():
-            reason = KNOWN[score.suite].get(name)
+            reason = reason_for(score.suite, name, told)
             lines.append(f"{'known ' if reason else 'FAILED'} {score.suite}: {name}: {told}")
             lines += [f"       because {reason}"] if reason else []
     return "\n".join(lines)

@@ -24,7 +24,8 @@ T = TypeVar("T")
 
 #: A server may end its streams (10 s) and save what it computed (3 s) before it goes.
 PATIENCE_S = 30.0
-GLANCE_S = 2.0
+#: To one that hangs; a busy one answers within milliseconds, its engine is another process.
+GLANCE_S = 0.5
 LOOK_S = 0.1
 
 

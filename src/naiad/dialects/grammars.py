@@ -13,7 +13,7 @@ import msgspec
 
 from naiad.dialects.fields import Fields, array, bad, boolean, mapping, short_text, text
 from naiad.errors import InvalidRequest, Unsupported
-from naiad.types import ChatPrompt, GenerateRequest, Grammar
+from naiad.types import Grammar
 
 MAX_GRAMMAR_CHARS = 256 * 1024
 MAX_CHOICES = 4096
@@ -46,15 +46,6 @@ def only_one(*found: Grammar | None) -> Grammar | None:
             param=given[1].field,
         )
     return given[0] if given else None
-
-
-def overruled(request: GenerateRequest) -> tuple[str, ...]:
-    """The field of a form that has no effect: beside a call that is demanded, the tools' schemas
-    are the form of all that is said. OpenAI's API takes both as well.
-    """
-    prompt, grammar = request.prompt, request.grammar
-    is_overruled = isinstance(prompt, ChatPrompt) and prompt.forced and grammar is not None
-    return (grammar.field,) if is_overruled and grammar is not None else ()
 
 
 def _guided(fields: Fields, prefix: str) -> list[Grammar | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,20 +16,27 @@ MAX_TOOLS = 1024
 MAX_NAME_CHARS = 256
 
 
-def read_tools(fields: Fields) -> tuple[Tool, ...]:
-    """`tools`: functions that the model may call; () when there are none."""
+def read_tools(
+    fields: Fields, others: Mapping[str, Callable[[Fields], Tool]] | None = None
+) -> tuple[Tool, ...]:
+    """`tools`: functions that the model may call; () when there are none.
+
+    others: further types that stand for functions, and what reads each.
+    """
     name, _ = fields.find("tools")
     given = fields.get(array, "tools") or []
     if len(given) > MAX_TOOLS:
         raise InvalidRequest(
             f"'{name}' may hold at most {MAX_TOOLS} tools, not {len(given)}.", param=name
         )
-    return tuple(_tool(f"{name}[{place}]", one) for place, one in enumerate(given))
+    return tuple(_tool(f"{name}[{place}]", one, others or {}) for place, one in enumerate(given))
 
 
-def _tool(name: str, value: Any) -> Tool:
+def _tool(name: str, value: Any, others: Mapping[str, Callable[[Fields], Tool]]) -> Tool:
     outer = Fields(mapping(name, value), f"{name}.")
     kind = outer.get(short_text(MAX_NAME_CHARS), "type") or "function"
+    if read := others.get(kind):
+        return read(Fields(outer.need(mapping, kind), f"{name}.{kind}."))
     if kind != "function":
         raise Unsupported(f"'{name}' is of type {kind!a}; only functions are known.", param=name)
     inner = Fields(outer.need(mapping, "function"), f"{name}.function.")
@@ -74,9 +81,10 @@ def allowed_tools(
 
 def _named(name: str, value: Any) -> str:
     outer = Fields(mapping(name, value), f"{name}.")
-    inner = outer.get(mapping, "function")
-    if inner is not None:
-        outer = Fields(inner, f"{name}.function.")
+    for kind in ("function", "custom"):
+        if (inner := outer.get(mapping, kind)) is not None:
+            outer = Fields(inner, f"{name}.{kind}.")
+            break
     return outer.need(short_text(MAX_NAME_CHARS), "name")
 
 

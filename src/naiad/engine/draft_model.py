@@ -28,8 +28,12 @@ logger = logging.getLogger(__name__)
 MOST_BEHIND = 512
 #: Tokens of a stream to compute before it guesses where all that it guessed last was right.
 _USUAL = 2
+#: Tokens that a stream may be behind and is not made to wait for: a draft and the one after it.
+_NEAR = MOST_DRAFT + 1
 #: Tokens of an answer that must be to come, or taking in the prompt is not worth it.
 _LEAST_LEFT = 16
+#: What taking in prompts may add to a step, however long that is: slow models gain most by drafts.
+_INTAKE_SHARE = 0.5
 #: The share of right guesses that is expected before any was seen, and how much of it is kept with
 #: each new guess: of a stream, and of all of them.
 _FIRST_SHARE, _OWN_MEMORY, _MEMORY = 0.6, 0.9, 0.98
@@ -95,7 +99,7 @@ class DraftModel:
         guesses: list[list[int]] = [[] for _ in wanted]
         runs: dict[int, Run] = {}
         n_promised, left = 0, _Allowance(self.cost, longest_s)
-        for i in sorted(range(len(wanted)), key=lambda i: self._n_behind(wanted[i][0])):
+        for i in sorted(range(len(wanted)), key=lambda i: self.n_behind(wanted[i][0])):
             sequence, n = wanted[i]
             run = self._behind(sequence, n + n_promised, left)
             if run is not None:
@@ -117,10 +121,16 @@ class DraftModel:
         """Whether it has taken in anything of a stream."""
         return uid in self._held
 
-    def _n_behind(self, sequence: Sequence) -> int:
+    def n_behind(self, sequence: Sequence) -> int:
         """About how many tokens of a stream are yet to be taken in."""
         held = self._held.get(sequence.uid)
         return abs(len(sequence.tokens) - len(held.tokens)) if held else len(sequence.tokens)
+
+    def n_steps(self, sequence: Sequence, longest_s: float) -> int:
+        """About how many steps taking in a stream needs, with so many seconds of each; 0: none."""
+        n = self.n_behind(sequence)
+        at_once = max(self.cost.n_within(longest_s, len(sequence.tokens)), MIN_CHUNK)
+        return -(-n // min(at_once, MOST_BEHIND)) if n > _NEAR else 0
 
     def _behind(self, sequence: Sequence, n_guesses: int, left: _Allowance) -> Run | None:
         """What is to be computed of a stream, within what is left; None where nothing can be.
@@ -140,7 +150,7 @@ class DraftModel:
             self._cut(held, n_same)
         n_held = len(held.tokens) if held else 0
         n_new = len(tokens) - n_held
-        if n_new > _USUAL:
+        if n_new > _NEAR:
             n_new = left.take(n_new, n_held)
         if not n_new:
             return None
@@ -285,7 +295,20 @@ class ModelDrafting:
             return chunks
         depth = max(len(chunks[i].sequence.tokens) for i in wanted)
         step_s = cost.step_s(step.n_rows, depth) + step.n_rounds * self._model.round_s
-        return self._ask(chunks, wanted, self._target_s - step_s)
+        left_s = max(self._target_s - step_s, step_s * _INTAKE_SHARE)
+        wanted = {
+            i: n for i, n in wanted.items() if self._can_pay(chunks[i].sequence, n_most, left_s)
+        }
+        return self._ask(chunks, wanted, left_s)
+
+    def _can_pay(
+        self, sequence: Sequence, n_most: Callable[[Sequence], int], left_s: float
+    ) -> bool:
+        """Whether enough of the answer is to come once the model has taken in what it is behind;
+        each step of that brings a token.
+        """
+        n_steps = self._model.n_steps(sequence, left_s)
+        return not n_steps or n_most(sequence) - n_steps >= _LEAST_LEFT
 
     def _n_worth(
         self,
@@ -313,7 +336,7 @@ class ModelDrafting:
         return int(stream.is_probed)
 
     def _ask(self, chunks: list[Chunk], wanted: dict[int, int], left_s: float) -> list[Chunk]:
-        """left_s: seconds of the target that guessing and checking leave to taking in prompts."""
+        """left_s: seconds that taking in prompts may add to guessing and checking."""
         asked = [(chunks[i].sequence, n) for i, n in wanted.items()]
         guesses = self._model.guess(asked, left_s)
         extended = list(chunks)

@@ -187,7 +187,7 @@ def _build(
 ) -> LlamaBackend:
     choice = sizing.choose(config, _machine(gpu_layers))
     room = _fit(config, choice, model, draft, gpu_layers, free_before)
-    logger.info("profile %s: %s; %s", choice.profile, choice.explained(), room.arithmetic)
+    logger.debug("profile %s: %s; %s", choice.profile, choice.explained(), room.arithmetic)
     context = Context(model, _context_params(config, choice, room, can_cut=_can_cut(model)))
     try:
         executor = NativeExecutor(context)

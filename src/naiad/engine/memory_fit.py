@@ -195,7 +195,8 @@ def fit(shape: ModelShape, wish: Wish, free_bytes: int) -> MemoryFit:
     """Choose context, cells, parked sequences and host cache.
 
     free_bytes: what is free before the weights are counted. Without wishes the cells take at most
-    a quarter of what the weights leave; what was asked for may take up to USABLE_SHARE of all.
+    a quarter of what weights and a step's buffers leave; what was asked for may take up to
+    USABLE_SHARE of all.
 
     Raises:
         ConfigError: not even that holds what was asked for. The message shows the arithmetic;
@@ -251,10 +252,11 @@ def _most_tokens(shape: ModelShape, wish: Wish, budget: int) -> int:
 
 
 def _modest(shape: ModelShape, wish: Wish, free_bytes: int) -> int:
-    """What may be spent in all when nobody asked: the weights and a share of what they leave."""
-    weights = shape.mapped_bytes + shape.n_vocab * TREE_BYTES + draft_base(wish, CELL_STEP)
-    left = max(0, free_bytes - weights)
-    return weights + int(left * POOL_SHARE)
+    """What may be spent in all when nobody asked: what the least context costs, weights and a
+    step's buffers among it, and a share of what that leaves.
+    """
+    least = _least(shape, wish, CELL_STEP).total
+    return least + int(max(0, free_bytes - least) * POOL_SHARE)
 
 
 def _modest_ctx(shape: ModelShape, wish: Wish, free_bytes: int, most: int) -> int:

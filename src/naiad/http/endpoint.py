@@ -27,7 +27,6 @@ from naiad.dialects.base import (
     Parsed,
     Raw,
 )
-from naiad.dialects.grammars import overruled
 from naiad.errors import EngineFailed, NaiadError
 from naiad.http.auth import Door
 from naiad.http.body import read_object
@@ -37,7 +36,15 @@ from naiad.http.watch import ClientWatch, Line, Relayed
 from naiad.service.generate import Generation
 from naiad.service.models import Tell
 from naiad.service.service import Service
-from naiad.types import Caller, Finished, FinishReason, TextDelta, Usage
+from naiad.types import (
+    Caller,
+    ChatPrompt,
+    Finished,
+    FinishReason,
+    GenerateRequest,
+    TextDelta,
+    Usage,
+)
 
 log = logging.getLogger(__name__)
 
@@ -141,10 +148,17 @@ class GenerationEndpoint:
 
     def _log_ignored(self, parsed: Parsed) -> None:
         known = self._house.ignored
-        for field in (*parsed.ignored, *overruled(parsed.request)):
+        for field in (*parsed.ignored, *_overruled(parsed.request)):
             if (self._dialect.name, field) not in known and len(known) < _MOST_IGNORED:
                 known.add((self._dialect.name, field))
                 log.info("%s: field %.64r has no effect here", self._dialect.name, field)
+
+
+def _overruled(request: GenerateRequest) -> tuple[str, ...]:
+    """The field of a grammar beside a tool call that is demanded: the call's own form counts."""
+    prompt = request.prompt
+    is_call = isinstance(prompt, ChatPrompt) and bool(prompt.forced)
+    return (request.grammar.field,) if is_call and request.grammar else ()
 
 
 class QueryEndpoint:

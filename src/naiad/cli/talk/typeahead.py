@@ -5,6 +5,7 @@ The terminal keeps it until the answer ends, and drops it when Ctrl-C stops the 
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import select
@@ -16,6 +17,8 @@ from contextlib import contextmanager, suppress
 #: Arrows and other keys that send several characters.
 _KEYS = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|O.|.)?", re.DOTALL)
 _READ_BYTES = 1 << 16
+#: To the rest of a character: a terminal sends its bytes together, though reads may part them.
+_REST_S = 0.1
 _LFLAG, _CC = 3, 6  # places in what termios gives
 
 
@@ -56,16 +59,27 @@ def _is_in_front(fd: int) -> bool:
 
 
 def _waiting(fd: int) -> bytes:
-    """What can be read without waiting; nothing more where the terminal hung up."""
+    """What can be read without waiting, and the rest of a character that has begun: whoever reads
+    the terminal next could make nothing of it. Nothing more where the terminal hung up.
+    """
     found = b""
     with suppress(OSError):
-        while _is_readable(fd) and (read := os.read(fd, _READ_BYTES)):
+        while _is_readable(fd, _REST_S if _is_cut(found) else 0) and (
+            read := os.read(fd, _READ_BYTES)
+        ):
             found += read
     return found
 
 
-def _is_readable(fd: int) -> bool:
-    return _is_in_front(fd) and bool(select.select([fd], [], [], 0)[0])
+def _is_readable(fd: int, wait_s: float) -> bool:
+    return _is_in_front(fd) and bool(select.select([fd], [], [], wait_s)[0])
+
+
+def _is_cut(typed: bytes) -> bool:
+    """Whether it ends within a character."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
+    decoder.decode(typed)
+    return bool(decoder.getstate()[0])
 
 
 def edited(typed: bytes) -> str:

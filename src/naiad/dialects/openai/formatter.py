@@ -11,10 +11,11 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from naiad.dialects.base import ManyFormatter, Media
 from naiad.dialects.framing import SSE_DONE, SSE_PING, Template, sse, to_line
+from naiad.dialects.openai.calls import CallForms, Calls
 from naiad.dialects.openai.errors import error_body
 from naiad.dialects.openai.logprobs import TextLogprobs, chat_logprobs
 from naiad.dialects.progress import loading_of, progress_of
@@ -110,7 +111,7 @@ class OpenAIFormatter(ManyFormatter):
         if finished.reason is FinishReason.ERROR:
             error = finished.error or InternalError("The answer failed.")
             return sse(to_line(error_body(error))) + SSE_DONE
-        last = self._chunk([self._choice("", finish_of(finished))])
+        last = self._chunk([self._choice("", self._finish_of(finished))])
         frames = sse(to_line(last))
         return frames if self._is_part else frames + self.close_all([finished])
 
@@ -124,7 +125,7 @@ class OpenAIFormatter(ManyFormatter):
 
     # -- several choices -------------------------------------------------------------------------
 
-    def part(self, index: int) -> OpenAIFormatter:
+    def part(self, index: int) -> Self:
         """The formatter of that choice."""
         return type(self)(
             self._head,
@@ -146,7 +147,7 @@ class OpenAIFormatter(ManyFormatter):
         return {
             **self._object(self.whole_object),
             "choices": [
-                part._whole_choice(completion, finish_of(completion.finished))
+                part._whole_choice(completion, part._finish_of(completion.finished))
                 for part, completion in zip(parts, completions, strict=True)
             ],
             "usage": usage_of(self._sum([completion.finished for completion in completions])),
@@ -180,6 +181,9 @@ class OpenAIFormatter(ManyFormatter):
     def _silent_choice(self) -> dict[str, Any]:
         return self._choice("", None)
 
+    def _finish_of(self, finished: Finished) -> str:
+        return finish_of(finished)
+
     def _whole_choice(self, completion: Completion, finish: str) -> dict[str, Any]:
         raise NotImplementedError
 
@@ -193,6 +197,17 @@ class ChatFormatter(OpenAIFormatter):
     chunk_object = "chat.completion.chunk"
     whole_object = "chat.completion"
 
+    def __init__(self, *args: Any, forms: CallForms | None = None, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._forms = forms or CallForms()
+        self._calls = Calls(self._forms)
+
+    def part(self, index: int) -> Self:
+        """The formatter of that choice."""
+        part = super().part(index)
+        part._forms, part._calls = self._forms, Calls(self._forms)
+        return part
+
     def open(self, started: Started) -> bytes:  # noqa: ARG002 - the protocol's signature
         """The role."""
         return self._told({"role": "assistant", "content": ""})
@@ -203,13 +218,8 @@ class ChatFormatter(OpenAIFormatter):
 
     def tool_call(self, delta: ToolCallDelta) -> bytes:
         """The id and the name once, then arguments as they form."""
-        if delta.is_first:
-            call = {"index": delta.index, **_call_of(delta.id, delta.name, delta.arguments)}
-            return self._told({"tool_calls": [call]})
-        if not delta.arguments:
-            return b""
-        more = {"index": delta.index, "function": {"arguments": delta.arguments}}
-        return self._told({"tool_calls": [more]})
+        told = self._calls.piece(delta)
+        return b"" if told is None else self._told(told)
 
     def _told(self, delta: dict[str, Any]) -> bytes:
         return sse(to_line(self._chunk([self._chat_choice(delta, None)])))
@@ -224,13 +234,12 @@ class ChatFormatter(OpenAIFormatter):
         return self._chat_choice({"content": None}, None)  # as llama-server sends it
 
     def _whole_choice(self, completion: Completion, finish: str) -> dict[str, Any]:
-        calls = [_call_of(one.id, one.name, one.arguments) for one in completion.tool_calls]
+        calls = self._calls.whole(completion.tool_calls)
         content = completion.text or (None if calls else "")
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if completion.reasoning:
             message["reasoning_content"] = completion.reasoning
-        if calls:
-            message["tool_calls"] = calls
+        message.update(calls)
         told = self._logprobs(completion.logprobs) if self._has_logprobs else None
         return {
             "index": self._index,
@@ -238,6 +247,9 @@ class ChatFormatter(OpenAIFormatter):
             "logprobs": told,
             "finish_reason": finish,
         }
+
+    def _finish_of(self, finished: Finished) -> str:
+        return self._calls.finish(finish_of(finished))
 
     def _logprobs(self, told: Sequence[TokenLogprob]) -> Any:
         return chat_logprobs(told)
@@ -283,8 +295,3 @@ def finish_of(finished: Finished) -> str:
     if finished.n_tool_calls and finished.reason is FinishReason.STOP:
         return "tool_calls"
     return _FINISH[finished.reason]
-
-
-def _call_of(call_id: str, name: str, arguments: str) -> dict[str, Any]:
-    function = {"name": name, "arguments": arguments}
-    return {"id": f"call_{call_id}", "type": "function", "function": function}

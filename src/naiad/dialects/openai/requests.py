@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from naiad.dialects.base import Parsed
-from naiad.dialects.fields import Fields, bad, boolean, listed, mapping, short_text
+from naiad.dialects.fields import Fields, boolean, listed, short_text
 from naiad.dialects.grammars import read_grammar
 from naiad.dialects.logprobs import with_switched_logprobs
+from naiad.dialects.openai.calls import read_callable
 from naiad.dialects.openai.choices import each_choice, read_n, refuse_text_fields, with_suffix
 from naiad.dialects.openai.formatter import ChatFormatter, Head, OpenAIFormatter, TextFormatter
 from naiad.dialects.openai.logprobs import with_text_logprobs
@@ -32,7 +34,6 @@ from naiad.dialects.sampling import (
     wants_progress,
 )
 from naiad.dialects.thinking import read_thinking_budget, read_thinking_wish
-from naiad.dialects.tools import MAX_NAME_CHARS, allowed_tools, forced_names, read_tools
 from naiad.errors import InvalidRequest, Unsupported
 from naiad.types import (
     ChatMessage,
@@ -41,7 +42,6 @@ from naiad.types import (
     ModelInfo,
     Prompt,
     SamplingParams,
-    Tool,
 )
 
 MAX_MODEL_CHARS = 512
@@ -90,7 +90,7 @@ def parse_chat(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
     refuse_text_fields(fields)
     messages, unread = read_messages(fields)
     kwargs, reserved = read_template_kwargs(fields, RESERVED_KWARGS)
-    tools, forced = _read_tools(fields)
+    tools, forced, forms = read_callable(fields)
     effort = fields.get(short_text(MAX_EFFORT_CHARS), "reasoning_effort")
     if effort and effort != "none":
         kwargs = {"reasoning_effort": effort, **kwargs}
@@ -103,45 +103,22 @@ def parse_chat(body: Mapping[str, Any], model: ModelInfo) -> Parsed:
         template_kwargs=tuple(kwargs.items()),
         tools=tools,
         forced=forced,
-        has_one_call=fields.get(boolean, "parallel_tool_calls") is False,
+        has_one_call=fields.get(boolean, "parallel_tool_calls") is False or forms.is_old,
         thinking=False if wish is False else None,  # wishing for it is no demand
         is_split=fields.get(short_text(MAX_EFFORT_CHARS), "reasoning_format") != "none",
     )
     ignored_too = unread + reserved
+    formatter = partial(ChatFormatter, forms=forms)
     return _finish(
-        fields, model, [prompt], ChatFormatter, "chatcmpl", with_switched_logprobs, ignored_too
+        fields, model, [prompt], formatter, "chatcmpl", with_switched_logprobs, ignored_too
     )
-
-
-def _read_tools(fields: Fields) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
-    """The tools that may be called, and the names of those of which one must be."""
-    tools = read_tools(fields)
-    name, choice = fields.find("tool_choice")
-    if choice == "none":
-        return (), ()
-    if choice == "required":
-        return tools, forced_names(name, tools)
-    if isinstance(choice, dict):
-        inner = Fields(choice, f"{name}.")
-        if allowed := inner.get(mapping, "allowed_tools"):
-            return allowed_tools(Fields(allowed, f"{name}.allowed_tools."), tools)
-        return tools, forced_names(name, tools, _chosen(name, inner))
-    if choice not in (None, "auto"):
-        raise bad(name, "none, auto, required or an object that names a function", choice)
-    return tools, ()
-
-
-def _chosen(name: str, choice: Fields) -> str:
-    """The function in {"type": "function", "function": {"name": ...}}."""
-    inner = choice.need(mapping, "function")
-    return Fields(inner, f"{name}.function.").need(short_text(MAX_NAME_CHARS), "name")
 
 
 def _finish(
     fields: Fields,
     model: ModelInfo,
     prompts: Sequence[Prompt],
-    formatter: type[OpenAIFormatter],
+    formatter: Callable[..., OpenAIFormatter],
     kind: str,
     with_logprobs: Callable[[SamplingParams, Fields], SamplingParams],
     without_effect: tuple[str, ...] = (),

@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 
 from naiad.dialects.fields import Fields, mapping, short_text, text
+from naiad.dialects.openai.responses.contents import content_texts
+from naiad.dialects.prompts import UNSEEN_PICTURE
 from naiad.dialects.tools import MAX_NAME_CHARS, sound
 from naiad.errors import InvalidRequest
 from naiad.types import ChatMessage, ToolCall
@@ -83,7 +85,8 @@ def to_turns(fields: Fields, kind: str) -> list[ToolCall | ChatMessage]:
     if kind in _CALLS:
         turns.append(_call(fields, call_id, *_CALLS[kind]))
     if kind in _RESULTS:
-        told = _told(*fields.find(_RESULTS[kind], "error"))
+        tell = _shown if kind == "custom_tool_call_output" else _told
+        told = tell(*fields.find(_RESULTS[kind], "error"))
         turns.append(ChatMessage("tool", told, tool_call_id=call_id))
     return turns
 
@@ -98,17 +101,22 @@ def _call(fields: Fields, call_id: str, function: str, field: str) -> ToolCall:
     return ToolCall(call_id, title, msgspec.json.encode(sound(name, value)).decode())
 
 
+def _shown(name: str, value: Any) -> str:
+    """A result that has parts as a message has them."""
+    return "".join(content_texts(name, value, UNSEEN_PICTURE))
+
+
 def _told(name: str, value: Any) -> str:
-    """A result: text as it is, texts one after another, all else as JSON."""
-    if value is None or isinstance(value, str):
+    """A result: text as it is, all else as JSON, in which pictures are only named."""
+    if not value or isinstance(value, str):
         return text(name, value or "")
-    if isinstance(value, list) and all(_is_text(part) for part in value):
-        return "".join(text(name, part["text"]) for part in value)
+    if isinstance(value, list):
+        value = [UNSEEN_PICTURE if _is_picture(part) else part for part in value]
     return msgspec.json.encode(sound(name, {"": value})[""]).decode()
 
 
-def _is_text(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") == "input_text" and "text" in part
+def _is_picture(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") in ("image", "input_image")
 
 
 def calls_and_results(item: Mapping[str, Any]) -> list[ToolCall | ChatMessage]:

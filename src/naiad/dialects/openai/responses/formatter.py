@@ -15,6 +15,7 @@ import msgspec
 
 from naiad.dialects.base import Formatter, Media
 from naiad.dialects.framing import SSE_DONE, SSE_PING, sse, to_json, to_line
+from naiad.dialects.openai.customs import InputText
 from naiad.dialects.openai.logprobs import chat_logprobs
 from naiad.dialects.progress import progress_of
 from naiad.errors import InternalError
@@ -98,6 +99,9 @@ class ResponsesFormatter(Formatter):
         self._n_beats = 0
         self._is_over = False
         self._n_reasoning = 0
+        tools = shown.get("tools", ())
+        self._custom = {tool["name"] for tool in tools if tool["type"] == "custom"}
+        self._input = InputText()  # of a custom tool's call that is being said
         self._kind = ""  # of the item that is being said; "" for none
 
     # -- events ----------------------------------------------------------------------------------
@@ -150,11 +154,9 @@ class ResponsesFormatter(Formatter):
 
     def delta(self, delta: TextDelta) -> bytes:
         """Text of a message, which begins with its first."""
-        data = (
-            b""
-            if self._kind == "message"
-            else self._begin("message", _message(self._new_id("msg")))
-        )
+        data = b""
+        if self._kind != "message":
+            data = self._begin("message", _message(self._new_id("msg")))
         told = self._logprobs(delta)
         part = self._item["content"][0]
         part["text"] += delta.text
@@ -178,19 +180,24 @@ class ResponsesFormatter(Formatter):
 
     def tool_call(self, delta: ToolCallDelta) -> bytes:
         """A call: an item whose arguments form."""
+        kind = "custom_tool_call" if delta.name in self._custom else "function_call"
+        is_custom = kind != "function_call"
         data = b""
         if delta.is_first:
-            data = self._begin("function_call", _call(self._new_id("fc"), delta))
-        if delta.arguments:
-            self._item["arguments"] += delta.arguments
-            data += self._of_item("function_call_arguments.delta", delta=delta.arguments)
+            self._input = InputText()
+            make, prefix = (_custom_call, "ctc") if is_custom else (_call, "fc")
+            data = self._begin(kind, make(self._new_id(prefix), delta))
+        event, field = _ARGUMENTS[kind]
+        said = delta.arguments
+        if is_custom:
+            said = self._input.feed(said, is_last=delta.is_last)
+        if said:
+            self._item[field] += said
+            data += self._of_item(f"{event}.delta", delta=said)
         return data + (self._end_item() if delta.is_last else b"")
 
     def _new_id(self, prefix: str) -> str:
         return item_id(prefix, self.response["id"], len(self._output))
-
-    def _begin_message(self) -> bytes:
-        return self._begin("message", _message(self._new_id("msg")))
 
     def _begin(self, kind: str, item: dict[str, Any]) -> bytes:
         data = self._end_item()
@@ -209,10 +216,10 @@ class ResponsesFormatter(Formatter):
         kind, self._kind = self._kind, ""
         item = self._item
         item["status"] = status
-        if kind == "function_call":
-            data = self._of_item(
-                "function_call_arguments.done", arguments=item["arguments"], name=item["name"]
-            )
+        if kind in _ARGUMENTS:
+            event, field = _ARGUMENTS[kind]
+            named = {"name": item["name"]} if kind == "function_call" else {}
+            data = self._of_item(f"{event}.done", **{field: item[field]}, **named)
         else:
             data = self._end_part(kind, item["content"][0])
         return data + self._event("output_item.done", output_index=len(self._output) - 1, item=item)
@@ -233,9 +240,8 @@ class ResponsesFormatter(Formatter):
         self._is_over = True
         data = b""
         if not self._output and status in ("completed", "incomplete"):
-            data = self._begin(
-                "message", _message(self._new_id("msg"))
-            )  # an empty answer is one, too
+            # an empty answer is one, too
+            data = self._begin("message", _message(self._new_id("msg")))
         data += self._end_item("completed" if status == "completed" else "incomplete")
         self.response["status"] = status
         self.response["usage"] = self._usage(finished.usage)
@@ -279,6 +285,11 @@ _STATUS = {
     FinishReason.CANCELLED: "cancelled",
     FinishReason.ERROR: "failed",
 }
+#: kind of a call's item -> its events, and the field that they fill
+_ARGUMENTS = {
+    "function_call": ("function_call_arguments", "arguments"),
+    "custom_tool_call": ("custom_tool_call_input", "input"),
+}
 #: A cancelled response has no event of its own name.
 _LAST = {
     "completed": "completed",
@@ -308,3 +319,8 @@ def _call(item_id: str, delta: ToolCallDelta) -> dict[str, Any]:
         "name": delta.name,
         "arguments": "",
     }
+
+
+def _custom_call(item_id: str, delta: ToolCallDelta) -> dict[str, Any]:
+    head = {"id": item_id, "type": "custom_tool_call", "status": "in_progress"}
+    return {**head, "call_id": f"call_{delta.id}", "name": delta.name, "input": ""}

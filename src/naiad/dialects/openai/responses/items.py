@@ -9,15 +9,15 @@ from typing import Any
 
 from naiad.dialects.fields import Fields, array, mapping, short_text, text, wrong_kind
 from naiad.dialects.openai.responses import foreign
-from naiad.dialects.prompts import UNSEEN_PICTURE, read_part
+from naiad.dialects.openai.responses.contents import MAX_KIND_CHARS, content_texts
+from naiad.dialects.prompts import UNSEEN_PICTURE
 from naiad.dialects.tools import MAX_NAME_CHARS, with_names
 from naiad.errors import InvalidRequest, Unsupported
 from naiad.types import ChatMessage, ToolCall
 
 Item = dict[str, Any]
 
-MAX_ITEMS = 10_000
-MAX_KIND_CHARS = 64
+MAX_ITEMS = 10_000  # of a request, and of the conversation that it ends
 
 _ROLES = {"developer": "system"}  # chat templates know the older name
 
@@ -58,31 +58,24 @@ def _message(fields: Fields) -> tuple[str, Item]:
     role = fields.need(short_text(MAX_KIND_CHARS), "role")
     name, content = fields.find("content")
     kind = "output_text" if role == "assistant" else "input_text"
-    parts = [{"type": kind, "text": one} for one in _texts(name, content)]
+    parts = [{"type": kind, "text": one} for one in content_texts(name, content)]
     return "msg", {"role": role, "status": "completed", "content": parts}
+
+
+def check_length(n_before: int, n_items: int) -> None:
+    """Raises InvalidRequest for a conversation of too many items."""
+    if n_before + n_items > MAX_ITEMS:
+        raise InvalidRequest(
+            f"'input' has {n_items} items and the conversation before it {n_before}; together they "
+            f"may be at most {MAX_ITEMS}.",
+            param="input",
+        )
 
 
 def without_effect(items: Sequence[Item]) -> tuple[str, ...]:
     """The kinds of the items that the model is told nothing of, for the log."""
     kinds = (item["type"] for item in items if item["type"] in foreign.WITHOUT_EFFECT)
     return tuple(dict.fromkeys(f"input[].type: {kind}" for kind in kinds))
-
-
-def _texts(name: str, content: Any, pictures: str | None = None) -> list[str]:
-    """pictures: what stands for one; None: they are refused."""
-    if content is None:
-        return []
-    if isinstance(content, str):
-        return [text(name, content)]
-    if not isinstance(content, list):
-        raise wrong_kind(name, "a string or a list of parts", content)
-    return [_part(f"{name}[{place}]", part, pictures) for place, part in enumerate(content)]
-
-
-def _part(name: str, part: Any, pictures: str | None) -> str:
-    fields = Fields(mapping(name, part), f"{name}.")
-    kind = fields.need(short_text(MAX_KIND_CHARS), "type")
-    return pictures if kind == "input_image" and pictures else read_part(name, kind, fields)
 
 
 def _call(fields: Fields) -> tuple[str, Item]:
@@ -101,7 +94,7 @@ def _output(fields: Fields) -> tuple[str, Item]:
         raise InvalidRequest(f"'{name}' is missing.", param=name)
     return "fco", {
         "call_id": call_id,
-        "output": "".join(_texts(name, output, UNSEEN_PICTURE)),
+        "output": "".join(content_texts(name, output, UNSEEN_PICTURE)),
         "status": "completed",
     }
 
@@ -126,38 +119,57 @@ _READERS: Mapping[str, Callable[[Fields], tuple[str, Item]]] = {
 
 def to_messages(items: Sequence[Item], instructions: str = "") -> tuple[ChatMessage, ...]:
     """The turns of a chat. Reasoning and calls belong to the assistant's turn beside them."""
-    turns = [ChatMessage("system", instructions)] if instructions else []
-    thought = ""
+    turns = _Turns(instructions)
     for item in items:
         kind = item["type"]
         if kind == "reasoning":
             said = item["content"] or item["summary"]
-            thought = "".join(str(part["text"]) for part in said)
+            turns.thought = "".join(str(part["text"]) for part in said)
         elif kind == "function_call_output":
-            turns.append(ChatMessage("tool", item["output"], tool_call_id=item["call_id"]))
+            turns.add(ChatMessage("tool", item["output"], tool_call_id=item["call_id"]))
         elif kind == "function_call":
-            call = ToolCall(item["call_id"], item["name"], item["arguments"])
-            thought = _add_call(turns, call, thought)
+            turns.add_call(ToolCall(item["call_id"], item["name"], item["arguments"]))
         elif kind != "message":
             for one in foreign.calls_and_results(item):
                 if isinstance(one, ToolCall):
-                    thought = _add_call(turns, one, thought)
+                    turns.add_call(one)
                 else:
-                    turns.append(one)
+                    turns.add(one)
         else:
             content = "".join(part["text"] for part in item["content"])
-            role = _ROLES.get(item["role"], item["role"])
-            is_assistant = role == "assistant"
-            turns.append(ChatMessage(str(role), content, thought if is_assistant else ""))
-            thought = "" if is_assistant else thought
-    return with_names(turns)
+            turns.add(ChatMessage(str(_ROLES.get(item["role"], item["role"])), content))
+    return with_names(turns.all())
 
 
-def _add_call(turns: list[ChatMessage], call: ToolCall, thought: str) -> str:
-    """Put a call into the assistant's turn that stands last, or a new one with that thought;
-    returns the thought that is left."""
-    if not turns or turns[-1].role != "assistant":
-        turns.append(ChatMessage("assistant", "", thought))
-        thought = ""
-    turns[-1] = replace(turns[-1], tool_calls=(*turns[-1].tool_calls, call))
-    return thought
+class _Turns:
+    """Turns as they come, each with the calls that follow it.
+
+    Attributes:
+        thought: what the next turn of the assistant begins with.
+    """
+
+    def __init__(self, instructions: str) -> None:
+        self._turns = [ChatMessage("system", instructions)] if instructions else []
+        self._calls: list[ToolCall] = []  # of the turn that stands last
+        self.thought = ""
+
+    def add(self, turn: ChatMessage) -> None:
+        self._with_calls()
+        if turn.role == "assistant":
+            turn, self.thought = replace(turn, reasoning=self.thought), ""
+        self._turns.append(turn)
+
+    def add_call(self, call: ToolCall) -> None:
+        if not self._turns or self._turns[-1].role != "assistant":
+            self.add(ChatMessage("assistant", ""))
+        self._calls.append(call)
+
+    def _with_calls(self) -> None:
+        """Once for all calls of a turn: one at a time would copy those before each."""
+        if self._calls:
+            self._turns[-1] = replace(self._turns[-1], tool_calls=tuple(self._calls))
+            self._calls = []
+
+    def all(self) -> list[ChatMessage]:
+        self._with_calls()
+        return self._turns

@@ -21,12 +21,19 @@ from naiad.dialects.fields import (
 )
 from naiad.dialects.grammars import only_one, read_grammar
 from naiad.dialects.logprobs import MAX_TOP, asking
+from naiad.dialects.openai.customs import read_custom, shown_format
 from naiad.dialects.openai.requests import (
     MAX_EFFORT_CHARS,
     RESERVED_KWARGS,
     read_request,
 )
-from naiad.dialects.openai.responses.items import Item, read_input, to_messages, without_effect
+from naiad.dialects.openai.responses.items import (
+    Item,
+    check_length,
+    read_input,
+    to_messages,
+    without_effect,
+)
 from naiad.dialects.prompts import read_template_kwargs
 from naiad.dialects.sampling import ignored
 from naiad.dialects.tools import (
@@ -118,8 +125,9 @@ def read_prompt(fields: Fields, history: Sequence[Item] = ()) -> Input:
     """Raises InvalidRequest, Unsupported."""
     _refuse(fields)
     items = read_input(fields)
+    check_length(len(history), len(items))
     instructions = fields.get(text, "instructions")
-    tools, unknown = _read_tools(fields)
+    tools, custom, unknown = _read_tools(fields)
     choice, callable_tools, forced = _read_choice(fields, tools)
     effort, summary = _read_reasoning(fields)
     kwargs, reserved = read_template_kwargs(fields, RESERVED_KWARGS)
@@ -139,7 +147,7 @@ def read_prompt(fields: Fields, history: Sequence[Item] = ()) -> Input:
         "parallel_tool_calls": not is_serial,
         "reasoning": {"effort": effort, "summary": summary},
         "tool_choice": choice,
-        "tools": [_shown(one) for one in tools],
+        "tools": [_shown(one, is_custom=one.name in custom) for one in tools],
     }
     return Input(prompt, items, shown, listed(unknown + reserved + without_effect(items)))
 
@@ -163,8 +171,9 @@ def _with_logprobs(sampling: SamplingParams, fields: Fields) -> SamplingParams:
     return asking(sampling, (n_top or 0) if n_top or wanted else None, fields)
 
 
-def _read_tools(fields: Fields) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
-    """The functions, and the names of tools that OpenAI's own service would run."""
+def _read_tools(fields: Fields) -> tuple[tuple[Tool, ...], frozenset[str], tuple[str, ...]]:
+    """The functions, which of them stand for custom tools, and the names of tools that OpenAI's own
+    service would run."""
     name, _ = fields.find("tools")
     given = fields.get(array, "tools") or []
     if len(given) > MAX_TOOLS:
@@ -172,22 +181,28 @@ def _read_tools(fields: Fields) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
             f"'{name}' may hold at most {MAX_TOOLS} tools, not {len(given)}.", param=name
         )
     functions: list[Tool] = []
+    custom = set[str]()
     others: dict[str, None] = {}
     for place, one in enumerate(given):
         inner = Fields(mapping(f"{name}[{place}]", one), f"{name}[{place}].")
         kind = inner.need(short_text(MAX_NAME_CHARS), "type")
         if kind == "function":
             functions.append(make_tool(inner, "parameters"))
+        elif kind == "custom":
+            functions.append(read_custom(inner))
+            custom.add(functions[-1].name)
         else:
             others[f"tools[].type: {kind}"] = None
-    return tuple(functions), tuple(others)
+    return tuple(functions), frozenset(custom), tuple(others)
 
 
-def _shown(tool: Tool) -> dict[str, Any]:
+def _shown(tool: Tool, *, is_custom: bool) -> dict[str, Any]:
+    told = {"name": tool.name, "description": tool.description or None}
+    if is_custom:
+        return {"type": "custom", **told, "format": shown_format(tool)}
     return {
         "type": "function",
-        "name": tool.name,
-        "description": tool.description or None,
+        **told,
         "parameters": tool.parameters,
         "strict": True,
     }
@@ -211,10 +226,10 @@ def _read_choice(
     if kind == "allowed_tools":
         kept, forced = allowed_tools(inner, tools)
         return _shown_choice(kept, forced), kept, forced
-    if kind != "function":
+    if kind not in ("function", "custom"):
         raise Unsupported(f"'{name}' is of type {kind!a}; only functions are known.", param=name)
     wanted = inner.need(short_text(MAX_NAME_CHARS), "name")
-    return {"type": "function", "name": wanted}, tools, forced_names(name, tools, wanted)
+    return {"type": kind, "name": wanted}, tools, forced_names(name, tools, wanted)
 
 
 def _shown_choice(kept: tuple[Tool, ...], forced: tuple[str, ...]) -> dict[str, Any]:
