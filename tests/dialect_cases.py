@@ -69,9 +69,11 @@ def whole(formatter: Formatter, pieces: Iterable[str], finished: Finished) -> An
 
 
 def events(data: bytes) -> list[Any]:
-    """The JSON values of an event stream; end markers stay strings."""
+    """The JSON values of an event stream; end markers stay strings. Heartbeats, which a busy
+    machine lets come, are none."""
     blocks = data.decode().split("\n\n")
     assert blocks.pop() == ""
+    blocks = [block for block in blocks if not block.startswith(":")]
     lines = [block.split("\n")[-1].removeprefix("data: ") for block in blocks]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
 

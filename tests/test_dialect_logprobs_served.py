@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
 import ollama
+import pytest
 
 from dialect_cases import events
 from dialect_server import house, saying
-from fakes import silent
+from fakes import FakeStream, silent
+from naiad.types import FinishReason
 from patience import PATIENCE_S
 
 HI: list[Any] = [{"role": "user", "content": "Hi"}]
@@ -85,3 +88,93 @@ async def test_nothing_is_kept_of_requests_that_ask_for_no_logprobs() -> None:
         for handle in "AB":
             await http.post("/api/v1/generate", json={"prompt": "x", "genkey": handle})
         assert running.service._recent._answers == {}
+
+
+#: door -> where, what it asks with, and where the entries stand in an answer or in an event of one
+CUT_OFF: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "chat": (
+        "/v1/chat/completions",
+        {"messages": HI, "logprobs": True},
+        ("choices", "logprobs", "content"),
+    ),
+    "completions": (
+        "/v1/completions",
+        {"prompt": "x", "logprobs": 0},
+        ("choices", "logprobs", "tokens"),
+    ),
+    "responses": ("/v1/responses", {"input": "x", "top_logprobs": 1}, ("logprobs",)),
+    "ollama": ("/api/chat", {"messages": HI, "logprobs": True}, ("logprobs",)),
+    "ollama generate": ("/api/generate", {"prompt": "x", "logprobs": True}, ("logprobs",)),
+    "kobold": (
+        "/api/v1/generate",
+        {"prompt": "x", "logprobs": 1},
+        ("results", "logprobs", "content"),
+    ),
+    "llama": ("/completion", {"prompt": "x", "n_probs": 1}, ("completion_probabilities",)),
+}
+#: The same of streams that differ.
+LIVE = {"kobold": ("/api/extra/generate/stream", ("logprobs", "content"))}
+
+
+def entries(told: Any, way: tuple[str, ...]) -> list[Any]:
+    """What stands there, in the first of several answers."""
+    for step in way:
+        told = (told or [{}])[0] if isinstance(told, list) else told
+        told = (told or {}).get(step) or []
+    return list(told)
+
+
+def of_responses(told: Any) -> list[Any]:
+    return [one for item in told["output"] for part in item["content"] for one in part["logprobs"]]
+
+
+def said_and_cut(stream: FakeStream, *pieces: bytes) -> None:
+    for piece in pieces:
+        stream.put(piece)
+    stream.end(FinishReason.LENGTH)
+
+
+@pytest.mark.parametrize("pieces", [(b"Hi", b"\xf0\x9f", b"\x98"), (b"\xf0\x9f",)])
+async def test_there_is_one_for_each_token_of_a_character_that_a_limit_cut(
+    pieces: tuple[bytes, ...],
+) -> None:
+    """As OpenAI's API and vLLM tell them: the entry has the bytes, the answer has no text."""
+    async with (
+        house(lambda stream: said_and_cut(stream, *pieces), template="{{ messages }}") as running,
+        httpx.AsyncClient(base_url=running.url) as http,
+    ):
+        for door, (path, body, way) in CUT_OFF.items():
+            whole = (await http.post(path, json={**body, "stream": False})).json()
+            found = of_responses(whole) if door == "responses" else entries(whole, way)
+            assert len(found) == len(pieces), door
+            where, inside = LIVE.get(door, (path, way))
+            data = (await http.post(where, json={**body, "stream": True})).content
+            told = map(json.loads, data.splitlines()) if "ollama" in door else events(data)
+            deltas = [e for e in told if e != "[DONE]" and "delta" in e.get("type", "delta")]
+            assert [one for e in deltas for one in entries(e, inside)] == found, door
+            if isinstance(found[-1], dict):
+                assert bytes(found[-1]["bytes"]) == pieces[-1]
+
+
+@pytest.mark.parametrize(
+    ("texts", "n"),
+    [
+        (("<think>", "Hm"), 0),
+        (("<think>", "Hm", "</think>", "So"), 2),
+        (("<think>", "</think>"), 1),
+        (('<tool_call>{"name": "get_weather", "arguments": {"city":', ' "K'), 0),
+    ],
+)
+async def test_those_of_a_cut_character_belong_to_its_channel(
+    texts: tuple[str, ...], n: int
+) -> None:
+    pieces = [*(text.encode() for text in texts), b"\xf0"]
+    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": {}}}]
+    async with (
+        house(lambda stream: said_and_cut(stream, *pieces)) as running,
+        httpx.AsyncClient(base_url=running.url) as http,
+    ):
+        body = {"messages": HI, "logprobs": True, "tools": tools}
+        told = (await http.post("/v1/chat/completions", json=body)).json()
+        found = entries(told, CUT_OFF["chat"][2])
+        assert [bytes(one["bytes"]) for one in found] == pieces[len(pieces) - n :]

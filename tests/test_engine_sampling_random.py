@@ -3,8 +3,10 @@ drawn tokens against their shares."""
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -17,6 +19,7 @@ from naiad.native.sampler import Candidates
 from naiad.types import SamplingParams
 from sampling_reference import Case, softmax
 from test_engine_sampling import check, random_logits, sampler_of
+from test_engine_sampling_state import zipf_k
 
 pytestmark = [pytest.mark.engine, pytest.mark.soak]
 
@@ -129,3 +132,66 @@ def test_drawn_tokens_come_as_often_as_the_stages_leave_them(seed: int) -> None:
 def test_a_wrong_distribution_is_noticed() -> None:
     counts = Counter({0: 1650, 1: 1350})
     assert not is_likely(*chi_square(counts, {0: 0.5, 1: 0.5}, 3000))
+
+
+# Stages that draw, or shape what is drawn from, by rules of their own. -------------------------
+
+
+def shares_with_xtc(logits: list[float], values: dict[str, Any]) -> dict[int, float]:
+    """Once in so many times it excludes, else it does nothing."""
+    excluding = SamplingParams(**{**values, "xtc_probability": 1.0})
+    never = SamplingParams(**{**values, "xtc_probability": 0.0})
+    found: dict[int, float] = dict.fromkeys(range(len(logits)), 0.0)
+    chance = values["xtc_probability"]
+    for params, weight in ((excluding, chance), (never, 1 - chance)):
+        left = plain.run(dict(enumerate(logits)), Case(params, []), ("xtc", "temperature"))
+        for token, share in softmax(left).items():
+            found[token] += weight * share
+    return found
+
+
+def shares_with_mirostat(logits: list[float], values: dict[str, Any]) -> dict[int, float]:
+    """Its first token, before it has learnt: mu is twice tau."""
+    warm = {t: x / values["temperature"] for t, x in enumerate(logits)}
+    ranked, mu = plain.by_logit(warm), 2 * values["mirostat_tau"]
+    if values["mirostat"] == 1:
+        kept = ranked[: zipf_k([warm[t] for t in ranked[:100]], mu, len(logits))]
+    else:
+        shares = softmax(warm)
+        kept = [t for t in ranked if -math.log2(shares[t]) <= mu] or ranked[:1]
+    return softmax({t: warm[t] for t in kept})
+
+
+def shares_with_adaptive_p(logits: list[float], values: dict[str, Any]) -> dict[int, float]:
+    """Its first token, which aims at the target itself."""
+    case = Case(SamplingParams(min_p=values["min_p"]), [])
+    near = softmax(plain.min_p(dict(enumerate(logits)), case))
+    away = {t: abs(q - values["adaptive_target"]) / 0.3 for t, q in near.items()}
+    return softmax({t: 5 - 10 * d * d / (1 + d) for t, d in away.items()})
+
+
+DRAWING: list[tuple[Callable[[list[float], dict[str, Any]], dict[int, float]], dict[str, Any]]] = [
+    (shares_with_xtc, {"xtc_probability": 0.3, "xtc_threshold": 0.02}),
+    (shares_with_xtc, {"xtc_probability": 0.7, "xtc_threshold": 0.01, "temperature": 1.5}),
+    (shares_with_mirostat, {"mirostat": 1, "mirostat_tau": 5.0, "temperature": 1.3}),
+    (shares_with_mirostat, {"mirostat": 2, "mirostat_tau": 2.5, "temperature": 1.3}),
+    (shares_with_adaptive_p, {"adaptive_target": 0.2, "adaptive_decay": 0.9, "min_p": 0.05}),
+]
+
+
+@pytest.mark.parametrize(("account", "values"), DRAWING)
+@pytest.mark.parametrize("seed", range(4))
+def test_stages_that_draw_or_learn_leave_tokens_as_often_as_their_account(
+    account: Callable[[list[float], dict[str, Any]], dict[int, float]],
+    values: dict[str, Any],
+    seed: int,
+) -> None:
+    logits, n_draws = random_logits(seed, 300, 2.0), 3000
+    want = account(list(map(float, logits)), values)
+    sampler, candidates = sampler_of(SamplingParams(seed=seed, **values), 300, []), Candidates(300)
+    counts = Counter(sampler.choose(logits, at, candidates) for at in range(n_draws))
+    sampler.close()
+    assert counts.keys() <= {token for token, share in want.items() if share}
+    statistic, freedom = chi_square(counts, want, n_draws)
+    assert freedom > 1
+    assert is_likely(statistic, freedom)

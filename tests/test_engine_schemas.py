@@ -1,7 +1,8 @@
-"""Five hundred answers of a real model at temperature 2, each held to a schema.
+"""Five hundred answers of a real model at temperature 2 that end by themselves, each held to a
+schema.
 
 What ends parses and validates, what is cut can be gone on with to something that does, and a tool's
-arguments are the same bytes in pieces.
+arguments are the same bytes in pieces. With planted faults the same questions find what is wrong.
 
 The schemas are small: each keyword that is supported, alone and with others; and, where it has been
 fetched, all that can be compiled of the JSON Schema Test Suite.
@@ -9,9 +10,10 @@ fetched, all that can be compiled of the JSON Schema Test Suite.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,8 +25,10 @@ from naiad.chat.tool_formats import PLAIN
 from naiad.chat.tools import forced_call
 from naiad.config import EngineConfig
 from naiad.engine.base import CoreJob
-from naiad.engine.grammar.follower import Follower
+from naiad.engine.grammar.follower import Follower, Mask
+from naiad.engine.grammar.masks import Bits
 from naiad.engine.llama import LlamaBackend, load
+from naiad.engine.sampling import BatchSampler
 from naiad.errors import InvalidRequest
 from naiad.ipc.messages import StreamItem
 from naiad.text import StreamText
@@ -43,8 +47,9 @@ from test_engine_structured import prompt, run
 pytestmark = [pytest.mark.model, pytest.mark.soak]
 
 Schema = dict[str, Any]
-N_ANSWERS = 500
-MAX_TOKENS = 28
+N_ENDED = 500
+N_AT_ONCE = 64
+MAX_TOKENS = 64
 WORD = {"type": "string", "maxLength": 6}
 SMALL = {"type": "integer", "minimum": -9, "maximum": 99}
 
@@ -129,7 +134,7 @@ def grammars() -> list[tuple[Grammar, Schema]]:
 
 @pytest.fixture(scope="module")
 def backend(starter: Path) -> Iterator[LlamaBackend]:
-    config = EngineConfig(model=str(starter), parallel=32, ctx=256, disk_cache=False)
+    config = EngineConfig(model=str(starter), parallel=N_AT_ONCE, ctx=256, disk_cache=False)
     made = cast(LlamaBackend, load(config)(lambda progress: None))
     yield made
     made.core.close()
@@ -139,18 +144,9 @@ def backend(starter: Path) -> Iterator[LlamaBackend]:
 def test_every_answer_that_ends_is_valid_and_every_other_can_be_gone_on_with(
     backend: LlamaBackend,
 ) -> None:
-    kinds = grammars()
-    ended: dict[int, int] = {}
-    for uid, items in answers(backend, [grammar for grammar, _ in kinds]).items():
-        kind = uid % len(kinds)
-        grammar, schema = kinds[kind]
-        if items[-1].finish is FinishReason.STOP:
-            ended[kind] = ended.get(kind, 0) + 1
-        check(backend, grammar, schema, items)
-        if grammar is CALL:
-            assert arguments_in_pieces(items) == arguments_in_pieces(joined(items))
-    assert sum(ended.values()) > N_ANSWERS // 2
-    assert len(ended) > 0.8 * len(kinds)
+    ended = hold(backend, grammars())
+    assert sum(ended.values()) == N_ENDED
+    assert len(ended) > 0.9 * len(grammars())
 
 
 @pytest.mark.skipif(not FILES.is_dir(), reason="no suite: python tests/schema_suite.py")
@@ -161,18 +157,124 @@ def test_so_are_answers_to_each_schema_of_the_suite_that_can_be_compiled(
     kinds = [Grammar("json_schema", text) for text in texts if is_compiled(backend, text)]
     assert len(kinds) > 300
     n_ended = n_without_end = n_unread = 0
-    for uid, items in answers(backend, kinds).items():
-        grammar = kinds[uid % len(kinds)]
+    short = answers(backend, kinds, wave=len(kinds), max_tokens=28)
+    for kind, items in itertools.islice(short, len(kinds)):
         n_ended += items[-1].finish is FinishReason.STOP
         try:
-            check(backend, grammar, json.loads(grammar.text), items)
+            check(backend, kinds[kind], json.loads(kinds[kind].text), items)
         except NoEndInSight:  # a beginning all the same: every token of it was accepted
             n_without_end += 1
         except (AttributeError, re.error):  # jsonschema looks for $id in lists; re knows no \\p
             n_unread += 1
-    assert n_unread < N_ANSWERS // 20
-    assert n_ended > N_ANSWERS // 4
-    assert n_without_end < N_ANSWERS // 10
+    assert n_unread < len(kinds) // 20
+    assert n_ended > len(kinds) // 4
+    assert n_without_end < len(kinds) // 10
+
+
+# Faults that are planted. ----------------------------------------------------------------------
+
+_BOOLEANS = {"type": "array", "items": {"type": "boolean"}, "minItems": 3, "maxItems": 3}
+_NUMBER = {"type": "integer", "minimum": 10, "maximum": 99}
+_WRONG = "~"
+
+
+class Leaky(Follower):
+    """Lets one wrong character through, once, and tells nobody."""
+
+    has_leaked = False
+
+    def mask(self, filled: Bits | None = None) -> Mask:
+        mask = super().mask(filled)
+        mask[self._wrong] |= not self.has_leaked
+        return mask
+
+    def accept(self, token: int) -> bool:
+        if token != self._wrong:
+            return super().accept(token)
+        self.has_leaked = True
+        return True
+
+    @property
+    def _wrong(self) -> int:
+        return self._vocab.encode(_WRONG, add_special=False, parse_special=False)[0]
+
+
+@pytest.mark.parametrize("max_tokens", [3, MAX_TOKENS])
+def test_a_mask_that_lets_one_wrong_byte_through_is_found(
+    backend: LlamaBackend, max_tokens: int
+) -> None:
+    """In answers that are cut behind it, and in those that go on to their end."""
+
+    def leaky(grammar: Grammar) -> Follower:
+        follower = backend.compile_grammar(grammar)
+        follower.__class__ = Leaky
+        return follower
+
+    kinds = [Grammar("json_schema", json.dumps(_BOOLEANS))]
+    [wrong] = backend.tokenizer.encode(_WRONG, add_special=False, parse_special=False)
+    more: Any = {"wave": 1, "max_tokens": max_tokens}
+    more["logit_bias"] = ((wrong, 100.0),)  # drawn wherever it may be
+    _, items = next(answers(backend, kinds, leaky, **more))
+    want = FinishReason.STOP if max_tokens == MAX_TOKENS else FinishReason.LENGTH
+    assert (items[-1].finish, _WRONG.encode() in b"".join(i.data for i in items)) == (want, True)
+    with pytest.raises((AssertionError, ValueError)):
+        check(backend, kinds[0], _BOOLEANS, items)
+    _, sound = next(answers(backend, kinds, **more))
+    check(backend, kinds[0], _BOOLEANS, sound)
+
+
+def test_masks_of_the_wrong_streams_are_found(
+    backend: LlamaBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = [(Grammar("json_schema", json.dumps(one)), one) for one in (_BOOLEANS, _NUMBER)]
+    hold(backend, kinds, 8, wave=8)
+    choose = BatchSampler.choose
+
+    def mixed_up(
+        batch: BatchSampler, samplers: Any, rows: Any, positions: Any, masks: Any
+    ) -> list[int]:
+        return choose(batch, samplers, rows, positions, [*masks[1:], *masks[:1]])
+
+    monkeypatch.setattr(BatchSampler, "choose", mixed_up)
+    with pytest.raises(AssertionError, match="the grammar cannot be followed"):
+        hold(backend, kinds, 8, wave=8)
+
+
+@pytest.mark.parametrize("way", ["one byte more", "one byte less", "cut and wrong"])
+def test_an_answer_that_is_not_what_was_asked_for_is_found(backend: LlamaBackend, way: str) -> None:
+    grammar = Grammar("json_schema", json.dumps(_NUMBER))
+    whole, is_cut = {
+        "one byte more": (b"424", False),
+        "one byte less": (b"4", False),
+        "cut and wrong": (b"x", True),
+    }[way]
+    ids = backend.tokenizer.encode(whole.decode(), add_special=False, parse_special=False)
+    finish = FinishReason.LENGTH if is_cut else FinishReason.STOP
+    with pytest.raises((AssertionError, jsonschema.ValidationError)):
+        check(backend, grammar, _NUMBER, [StreamItem(1, 0, list(ids), whole, finish)])
+
+
+# Asking, and looking at what comes. ------------------------------------------------------------
+
+
+def hold(
+    backend: LlamaBackend,
+    kinds: list[tuple[Grammar, Schema]],
+    n_ended: int = N_ENDED,
+    wave: int = 4 * N_AT_ONCE,
+) -> dict[int, int]:
+    """Ask until so many answers have ended by themselves; kind -> how many of it have."""
+    ended: dict[int, int] = {}
+    for kind, items in answers(backend, [grammar for grammar, _ in kinds], wave=wave):
+        grammar, schema = kinds[kind]
+        check(backend, grammar, schema, items)
+        if grammar is CALL:
+            assert arguments_in_pieces(items) == arguments_in_pieces(joined(items))
+        if items[-1].finish is FinishReason.STOP:
+            ended[kind] = ended.get(kind, 0) + 1
+        if sum(ended.values()) == n_ended:
+            break
+    return ended
 
 
 class NoEndInSight(AssertionError):
@@ -188,20 +290,31 @@ def is_compiled(backend: LlamaBackend, text: str) -> bool:
     return True
 
 
-def answers(backend: LlamaBackend, kinds: list[Grammar]) -> dict[int, list[StreamItem]]:
-    """At least N_ANSWERS, and one to each."""
+def answers(
+    backend: LlamaBackend,
+    kinds: list[Grammar],
+    follow: Callable[[Grammar], Follower] | None = None,
+    max_tokens: int = MAX_TOKENS,
+    wave: int = 4 * N_AT_ONCE,
+    **sampling: Any,
+) -> Iterator[tuple[int, list[StreamItem]]]:
+    """Without end: which kind, and what came. All kinds in turn, each with a seed of its own.
+    wave: how many are asked for together."""
     ask = prompt(backend, "A value in JSON:")
-    jobs = [
-        CoreJob(
-            uid,
-            ask,
-            MAX_TOKENS,
-            SamplingParams(temperature=2.0, seed=uid),
-            follower=backend.compile_grammar(kinds[uid % len(kinds)]),
-        )
-        for uid in range(max(N_ANSWERS, len(kinds)))
-    ]
-    return run(backend, jobs)
+    follow = follow or backend.compile_grammar
+    for first in itertools.count(step=wave):
+        jobs = [
+            CoreJob(
+                uid,
+                ask,
+                max_tokens,
+                SamplingParams(temperature=2.0, seed=uid, **sampling),
+                follower=follow(kinds[uid % len(kinds)]),
+            )
+            for uid in range(first, first + wave)
+        ]
+        for uid, items in run(backend, jobs).items():
+            yield uid % len(kinds), items
 
 
 def check(backend: LlamaBackend, grammar: Grammar, schema: Any, items: list[StreamItem]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,17 +48,27 @@ class Door:
     is_chat: bool = False
 
     def post(self, url: str, prompt: str, n: int, *, is_streamed: bool, **fields: Any) -> Reply:
-        body = {**self.make(prompt, n, fields), "stream": is_streamed}
-        path = (self.stream_path or self.path) if is_streamed else self.path
-        request = urllib.request.Request(
-            url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
+        request = self._request(url, prompt, n, is_streamed, fields)
         try:
             with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
                 return Reply(answer.status, answer.read(), self.kind, is_streamed)
         except urllib.error.HTTPError as error:
             with error:
                 return Reply(error.code, error.read(), self.kind, is_streamed)
+
+    def lines(self, url: str, prompt: str, n: int, **fields: Any) -> Iterator[bytes]:
+        """The lines of a stream as they come; who leaves off reading hangs up."""
+        request = self._request(url, prompt, n, True, fields)
+        with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
+            yield from answer
+
+    def _request(
+        self, url: str, prompt: str, n: int, is_streamed: bool, fields: Mapping[str, Any]
+    ) -> urllib.request.Request:
+        body = {**self.make(prompt, n, fields), "stream": is_streamed}
+        path = (self.stream_path or self.path) if is_streamed else self.path
+        headers = {"Content-Type": "application/json"}
+        return urllib.request.Request(url + path, json.dumps(body).encode(), headers)
 
 
 def _turns(prompt: str) -> list[Body]:

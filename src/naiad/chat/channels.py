@@ -73,6 +73,8 @@ class Channels:
         harmony: the answer has that form; begins_inside then means inside its final message.
         is_split: reasoning is told apart in that form. is_forced: calls are its final message.
         new_id: makes an id for a call.
+
+    begins_with_text: the first that comes is text of the answer, unless its marks say otherwise.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Channels:
         self._names = names
         self._is_split = is_split
         self._is_forced = is_forced
+        self.begins_with_text = not (begins_inside or harmony or is_forced)
         self._run = self._harmony(begins_inside) if harmony else self._read(begins_inside)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from naiad.engine.executor import Executor
+from naiad.engine.grammar.masks import MaskBatch
 from naiad.engine.logprobs import Scribe
 from naiad.engine.sampling import BatchSampler, Sampler
 from naiad.engine.sequence import Sequence
@@ -35,6 +36,7 @@ class Chooser:
         self._can_shift = can_shift
         self._voices: dict[int, Voice] = {}
         self._batch = BatchSampler(vocab.n_tokens)
+        self._masks = MaskBatch(vocab.n_tokens)
         self._scratch: Candidates | None = None  # of the scribes, once there is one
 
     @property
@@ -84,11 +86,12 @@ class Chooser:
         for voice, row in zip(voices, rows, strict=True):
             voice.sees(row)
         free = [i for i, voice in enumerate(voices) if not voice.force(said[i])]
+        filled = self._masks.fill([voices[i].follower for i in free])
         tokens = self._batch.choose(
             [voices[i].sampler for i in free],
             [rows[i] for i in free],
             [caught_up[i].sequence.position for i in free],
-            [voices[i].mask() for i in free],
+            [voices[i].mask(bits) for i, bits in zip(free, filled, strict=True)],
         )
         for i, token in zip(free, tokens, strict=True):
             voices[i].take(token, said[i])

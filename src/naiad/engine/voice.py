@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from naiad.engine.grammar.follower import Follower
+from naiad.engine.grammar.masks import Bits
 from naiad.engine.logprobs import Scribe
 from naiad.engine.phrases import PhraseWatch, automaton
 from naiad.engine.sampling import NO_TOKEN, Sampler
@@ -92,12 +93,14 @@ class Voice:
         self._held_logprobs: list[TokenLogprob] = []  # of the held tokens
         self._n_rewinds = 0
 
-    def mask(self) -> Mask | None:
-        """Which tokens may come next; None for all."""
+    def mask(self, filled: Bits | None = None) -> Mask | None:
+        """Which tokens may come next; None for all. filled: as of Follower.mask."""
         banned = self._banned.get(self._sequence.position) if self._banned else None
         if self.follower is None and not banned:
             return None
-        mask = self.follower.mask() if self.follower else np.ones(self._vocab.n_tokens, np.bool_)
+        mask = (
+            self.follower.mask(filled) if self.follower else np.ones(self._vocab.n_tokens, np.bool_)
+        )
         if banned:
             mask[list(banned)] = False
         return mask

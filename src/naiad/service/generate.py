@@ -48,10 +48,12 @@ class Generation:
         "_began",
         "_channel_alignment",
         "_channels",
+        "_cut_off",
         "_end",
         "_entry",
         "_first_text",
         "_has_stops",
+        "_is_answering",
         "_is_over",
         "_keeps_stop",
         "_logprobs",
@@ -96,6 +98,8 @@ class Generation:
         self._alignment = Alignment() if has_logprobs else None
         self._channel_alignment = ChannelAlignment()
         self._logprobs: tuple[TokenLogprob, ...] = ()  # of the text that was just released
+        self._cut_off: tuple[TokenLogprob, ...] = ()  # of a character that the end has cut off
+        self._is_answering = channels is None or channels.begins_with_text
         self._n_unstopped = n_unstopped
         self._settled: deque[CallEvent] = deque()  # events of the channels, not yet handed out
         self._untaken: deque[TokenBatch] = deque()  # of a batch that is taken token by token
@@ -129,7 +133,7 @@ class Generation:
             if self._channels is not None:
                 if self._settle(text, self._channels):
                     return self._next_settled()
-            elif text:
+            elif text or self._cut_off:
                 return self._delta(text)
         end, self._end, self._is_over = self._end, None, True
         return end
@@ -232,6 +236,8 @@ class Generation:
             for told in batch.logprobs:
                 self._alignment.begins(told)
             self._logprobs = self._alignment.released(text)
+            if self.finished is not None and self.finished.reason is FinishReason.LENGTH:
+                self._cut_off = self._alignment.rest()
         return text
 
     def _feed(self, batch: TokenBatch) -> tuple[str, str | None]:
@@ -282,9 +288,10 @@ class Generation:
     def _delta(self, text: str) -> TextDelta:
         self._note(text)
         n_tokens, self._n_held = self._n_held, 0
+        told = self._logprobs + self._cut_off
         if self._entry.logprobs is not None:
-            self._entry.logprobs += self._logprobs
-        return TextDelta(text, n_tokens, self._logprobs)
+            self._entry.logprobs += told
+        return TextDelta(text, n_tokens, told)
 
     def _settle(self, text: str, channels: Channels) -> bool:
         """Tell the text's channels apart; True when there are events to hand out."""
@@ -296,6 +303,8 @@ class Generation:
                 self._finish_with_call()
         if self._end is not None:
             self._settle_events(channels.finish(self._n_held))
+            if self._cut_off and self._is_answering:
+                self._settled.append(TextDelta("", 0, self._cut_off))
             self._end = self.finished = replace(self._end, n_tool_calls=channels.n_calls)
         if self._settled:
             self._n_held = 0
@@ -314,6 +323,7 @@ class Generation:
             self._settled += events
             return
         for event in events:
+            self._is_answering = isinstance(event, TextDelta)
             if isinstance(event, TextDelta | ReasoningDelta):
                 told = self._channel_alignment.told(event.text)
                 self._settled.append(msgspec.structs.replace(event, logprobs=told))

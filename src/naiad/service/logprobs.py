@@ -1,7 +1,9 @@
 """Which logprobs go with which text, where text is held back, cut off, or split into channels.
 
 A token belongs to the piece of text in which its own text begins. So what is told of tokens comes
-with the text that they made, never before it, and tokens of a stop string are never told of.
+with the text that they made, never before it, and tokens of a stop string are never told of. Those
+of a character that a limit on tokens has cut come at the end, with no text: there is one entry for
+each token that was counted, as OpenAI's API tells it by `bytes`.
 """
 
 from __future__ import annotations
@@ -37,6 +39,13 @@ class Alignment:
         while self._waiting and self._waiting[0][0] < self._n_released:
             found.append(self._waiting.popleft()[1])
         return tuple(found)
+
+    def rest(self) -> tuple[TokenLogprob, ...]:
+        """The tokens of a character that the end of the answer has cut off: they have no text, but
+        were counted."""
+        found = tuple(told for _, told in self._waiting)
+        self._waiting.clear()
+        return found
 
 
 class ChannelAlignment:

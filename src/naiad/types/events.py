@@ -110,7 +110,8 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TextDelta(msgspec.Struct, frozen=True):  # a struct, since one is made for every token
-    """New text, valid Unicode, never empty. One delta may carry several tokens.
+    """New text, valid Unicode. One delta may carry several tokens. It is empty only where tokens of
+    a character that the end has cut off have logprobs.
 
     logprobs: if they were asked for, those of the tokens whose text begins in this delta.
     """

@@ -270,7 +270,7 @@ class ResponsesFormatter(Formatter):
         """The object of an answer that is not streamed."""
         if completion.reasoning:
             self.reasoning(ReasoningDelta(completion.reasoning, completion.n_reasoning))
-        if completion.text:
+        if completion.text or completion.logprobs:
             self.delta(TextDelta(completion.text, 0, completion.logprobs))
         for index, call in enumerate(completion.tool_calls):
             told = (index, call.id, call.name, call.arguments)
