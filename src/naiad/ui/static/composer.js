@@ -6,11 +6,14 @@ import { emit, on } from "./events.js";
 import { runIn } from "./generate.js";
 
 const COUNT_MS = 500;
+/** Stop stands where Send was: the second click of a double click stops nothing. */
+const DOUBLE_CLICK_MS = 500;
 
 /** @type {HTMLTextAreaElement} */
 const draft = byId("draft");
 let conv = "";
 let countTimer = 0;
+let clickedAt = -Infinity;
 
 /** @param {string} id the conversation that is written to */
 export function writeTo(id) {
@@ -100,7 +103,9 @@ byId("composer").addEventListener("submit", (event) => {
 byId("composer").addEventListener("click", (event) => {
   if (event.target.closest("button, a, textarea") === null) draft.focus();
 });
+byId("send").addEventListener("click", () => { clickedAt = performance.now(); });
 byId("stop").addEventListener("click", () => {
+  if (performance.now() - clickedAt < DOUBLE_CLICK_MS) return;
   runIn(conv)?.stop();
   draft.focus();
 });

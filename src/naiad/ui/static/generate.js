@@ -1,7 +1,7 @@
 // Running answers: one controller each, saved while they grow, whatever becomes of them.
 
 import { announce } from "./dom.js";
-import { emit } from "./events.js";
+import { emit, on } from "./events.js";
 import { append, saveInfo, saveMessage, writing } from "./library.js";
 import { chatBody } from "./request.js";
 import { chatEvents, mergeToolCalls, partsOf } from "./stream.js";
@@ -32,10 +32,17 @@ class Run {
     this.progress = null;
     this.nPrompt = 0;
     this.saveTimer = 0;
+    this.isDropped = false;
   }
 
   stop() {
     this.control.abort();
+  }
+
+  /** Its message was deleted, here or in another tab: saving it would bring it back. */
+  drop() {
+    this.isDropped = true;
+    this.stop();
   }
 
   /** Tokens of the context so far: an estimate, until the server tells how long the prompt is. */
@@ -87,6 +94,7 @@ class Run {
   save() {
     clearTimeout(this.saveTimer);
     this.saveTimer = 0;
+    if (this.isDropped) return Promise.resolve();
     this.message.beat = Date.now();
     return saveMessage(this.conversation, this.message);
   }
@@ -156,7 +164,7 @@ export async function answer(conversation, how = {}) {
   runs.delete(message.id);
   writing.delete(message.id);
   await run.save();
-  saveInfo(conversation);
+  if (!run.isDropped) saveInfo(conversation);
   announce(ENDINGS[message.state] ?? "");
   emit("run-ended", run);
 }
@@ -184,6 +192,8 @@ const ENDINGS = {
   error: "The answer failed.",
 };
 
+on("deleted", ({ id }) => runIn(id)?.drop());
+on("removed", ({ ids }) => ids.forEach((id) => runs.get(id)?.drop()));
 addEventListener("pagehide", () => {
   for (const run of runs.values()) run.save();
 });

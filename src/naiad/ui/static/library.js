@@ -16,21 +16,42 @@ const loaded = new Map();
 export const writing = new Set();
 /** When to look again whether a tab still writes a message. @type {Map<string, number>} */
 const orphanTimers = new Map();
+/** Conversations that were deleted; what another tab still said of them comes too late. @type {Set<string>} */
+const deleted = new Set();
 let hasWarned = false;
+
+const NOT_KEPT = "This browser does not let the page keep anything: export what you need.";
+const NO_ROOM = "This browser has no room left: export what you need, then delete conversations.";
 
 /** @param {Promise<any>} saving */
 function kept(saving) {
-  saving.catch(() => {
-    if (!hasWarned) toast("This browser does not let the page keep anything: export what you need.", "bad");
+  return saving.then((value) => {
+    hasWarned = false;
+    return value;
+  }, (error) => {
+    if (!hasWarned) toast(error?.name === "QuotaExceededError" ? NO_ROOM : NOT_KEPT, "bad");
     hasWarned = true;
   });
-  return saving.catch(() => undefined);
 }
 
 export async function loadInfos() {
   const found = await store.allConversations().catch(() => []);
   for (const info of found) infos.set(info.id, info);
   emit("infos");
+}
+
+/**
+ * Every conversation with its messages, also what this browser refused to keep.
+ * @returns {Promise<{info: import("./conversation.js").Info, messages: import("./conversation.js").Message[]}[]>}
+ */
+export async function everything() {
+  const stored = await store.allConversations().catch(() => []);
+  const all = new Map([...stored.map((info) => [info.id, info]), ...infos]);
+  return Promise.all([...all.values()].map(async (info) => {
+    const known = loaded.get(info.id);
+    const messages = known ? [...known.messages.values()] : await store.messagesOf(info.id).catch(() => []);
+    return { info, messages };
+  }));
 }
 
 /** A conversation that is not kept until its first message. */
@@ -58,7 +79,7 @@ export async function open(id) {
 /** A message that a tab was writing when it went away is cut off, and says so. */
 function settleOrphan(conversation, message) {
   if (message.state !== "streaming" || writing.has(message.id)) return;
-  const silentFor = Date.now() - (message.beat ?? 0);
+  const silentFor = Math.abs(Date.now() - (message.beat ?? 0)); // a clock may have been set back
   if (message.owner !== tabId && silentFor < SILENCE_MS) {
     clearTimeout(orphanTimers.get(message.id));
     const look = () => settleOrphan(conversation, message);
@@ -111,6 +132,7 @@ export function append(conversation, fields) {
  */
 export async function removeMessage(conversation, id) {
   const gone = conversation.remove(id);
+  emit("removed", { ids: gone });
   const removed = kept(store.deleteMessages(gone));
   tellTabs({ kind: "removed", conv: conversation.info.id, id });
   await Promise.all([removed, saveInfo(conversation)]);
@@ -119,12 +141,13 @@ export async function removeMessage(conversation, id) {
 /** @param {string} id */
 export async function removeConversation(id) {
   forget(id);
+  tellTabs({ kind: "deleted", id }); // first, so that a tab that writes in it stops
   await kept(store.deleteConversation(id));
-  tellTabs({ kind: "deleted", id });
 }
 
 /** @param {string} id */
 function forget(id) {
+  deleted.add(id);
   infos.delete(id);
   loaded.delete(id);
   emit("infos");
@@ -147,7 +170,7 @@ on("from-tab", (news) => {
   const conversation = loaded.get(news.kind === "message" ? news.message.conv : news.conv);
   if (!conversation) return;
   if (news.kind === "removed") {
-    conversation.remove(news.id);
+    emit("removed", { ids: conversation.remove(news.id) });
     emit("tree", { conversation });
   }
   if (news.kind === "message" && !writing.has(news.message.id)) {
@@ -161,6 +184,7 @@ on("from-tab", (news) => {
 
 /** Another tab changed a title, the settings or the leaf; a tab that is writing keeps its own leaf. */
 function followInfo(info) {
+  if (deleted.has(info.id)) return;
   const known = infos.get(info.id);
   const isBusy = [...writing].some((id) => loaded.get(info.id)?.messages.has(id));
   if (known) Object.assign(known, info, isBusy ? { leaf: known.leaf } : {});

@@ -212,7 +212,10 @@ async function haveKey(wasWrong = false) {
     if (key === null) break;
     api.keepKey(key);
     const error = await api.checkKey().then(() => null, (failure) => failure);
-    if (error?.status !== 401) break;
+    if (error?.status !== 401) {
+      emit("server-back"); // what could not be rendered without the key
+      break;
+    }
   }
   isAsking = false;
 }

@@ -18,11 +18,11 @@ export function chatBody(path, settings, start) {
   if (start) messages.push({ role: "assistant", content: start });
   /** @type {any} */
   const body = {
+    ...settings.params,
     messages,
     stream: true,
     stream_options: { include_usage: true },
     return_progress: true,
-    ...settings.params,
   };
   if (start) Object.assign(body, { continue_final_message: true, add_generation_prompt: false });
   if (settings.schema.trim()) {

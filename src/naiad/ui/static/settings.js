@@ -93,17 +93,16 @@ const MAX_TOKENS = {
 const STOP = { name: "stop", label: "Stop at", type: "strings", default: [], help: "Texts that end an answer, one a line." };
 
 function longField(name, label, help, rows, { isJson = false, ...attributes } = {}) {
-  const { settings } = conversation.info;
   const area = h("textarea", { rows, id: `set-${name}`, ...attributes });
   const told = h("small", { text: help });
-  area.value = settings[name] ?? "";
+  area.value = conversation.info.settings[name] ?? "";
   const check = () => {
     const wrong = isJson ? jsonError(area.value) : "";
     area.setAttribute("aria-invalid", String(Boolean(wrong)));
     told.textContent = wrong || help;
   };
   area.addEventListener("input", () => {
-    settings[name] = area.value;
+    conversation.info.settings[name] = area.value; // another tab may have replaced them meanwhile
     area.removeAttribute("aria-invalid"); // half-written JSON is no mistake yet
     changed();
   });
@@ -129,6 +128,7 @@ function presets() {
   const select = h("select", { "aria-label": "Preset" }, option("", "The server's defaults"), ...Object.keys(all).map((name) => option(name)));
   if (settings.preset === "*") select.append(option("*", "Changed"));
   select.addEventListener("change", () => {
+    const { settings } = conversation.info;
     settings.preset = select.value;
     const { max_tokens, stop } = settings.params;
     settings.params = { ...(all[select.value] ?? {}), ...(max_tokens && { max_tokens }), ...(stop && { stop }) };
@@ -229,7 +229,8 @@ function numberField(spec) {
 
 function stringsField(spec) {
   const area = h("textarea", { rows: 2, id: `set-${spec.name}`, class: "mono", spellcheck: "false" });
-  area.value = (conversation.info.settings.params[spec.name] ?? []).map(escapeLine).join("\n");
+  const given = conversation.info.settings.params[spec.name];
+  area.value = (Array.isArray(given) ? given : []).map(escapeLine).join("\n");
   area.placeholder = spec.default.map(escapeLine).join("\n");
   area.addEventListener("input", () => {
     const lines = area.value.split("\n").filter(Boolean).map((line) => line.replaceAll("\\n", "\n"));
