@@ -85,14 +85,16 @@ def _heed_ctrl_c() -> None:
 
 
 class Terminal:
-    """A program at a terminal, and somebody who types."""
+    """A program at a terminal of so many lines and columns, and somebody who types."""
 
-    def __init__(self, home: Path, *arguments: str, **more: str) -> None:
+    def __init__(
+        self, home: Path, *arguments: str, size: tuple[int, int] = (40, 200), **more: str
+    ) -> None:
         env = environment(home, TERM="xterm-256color", PROMPT_TOOLKIT_NO_CPR="1", **more)
         command = ["-m", "naiad", *arguments]
         self.child: Any = pexpect.spawn(
             sys.executable, command, env=env, encoding="utf-8", timeout=PATIENCE_S,
-            dimensions=(40, 200), preexec_fn=_heed_ctrl_c,
+            dimensions=size, preexec_fn=_heed_ctrl_c,
         )  # fmt: skip
         self.child.delaybeforesend = None
 

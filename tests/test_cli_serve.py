@@ -255,8 +255,8 @@ def test_the_welcome_says_what_runs_and_where_to_go() -> None:
         "SillyTavern",
         "OLLAMA_HOST=http://127.0.0.1:5001",
         "ANTHROPIC_BASE_URL=http://127.0.0.1:5001",
-        "curl -N http://127.0.0.1:5001/v1/chat/completions -H",
-        "4 threads, 2,048 tokens per request, 4 requests at a time, 8,192 cells shared",
+        "curl -N http://127.0.0.1:5001/v1/chat/completions",
+        "4 threads; 4 requests at a time, 2,048 tokens each; 8,192 cells",
         "AVX2",
     ):
         assert part in text

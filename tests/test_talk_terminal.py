@@ -305,3 +305,24 @@ def test_a_server_that_a_program_started_ends_with_it(tmp_path: Path) -> None:
             pass
         process.stdin.close()
         assert process.wait(PATIENCE_S) == 0
+
+
+def test_the_welcome_fits_the_smallest_usual_terminal(home: Path) -> None:
+    arguments = ("serve", "--engine", "scripted", "--port", "0")
+    with Terminal(home, *arguments, size=(24, 80)) as terminal:
+        shown = terminal.until("Ctrl-C stops the server.").splitlines()
+        terminal.interrupt()
+        terminal.ended()
+    screen = shown[next(n for n, line in enumerate(shown) if "naiad serves" in line) :]
+    assert len(screen) < 24
+    assert max(map(len, screen)) <= 80
+    assert not any(line.startswith(" " * 12) for line in screen)  # nothing was folded
+
+
+def test_a_quiet_server_says_only_warnings(home: Path) -> None:
+    arguments = ("serve", "--engine", "scripted", "--port", "0", "--quiet", "--json")
+    with Terminal(home, *arguments, NAIAD_LOG_LEVEL="debug", NAIAD_API_KEY="k") as terminal:
+        shown = terminal.until('"url"')
+        terminal.interrupt()
+        shown += terminal.child.read()
+    assert "INFO" not in shown and "DEBUG" not in shown and "naiad serves" not in shown

@@ -59,7 +59,9 @@ def serve(
     settings file (kv_type). A flag wins over the environment, which wins over the file.
     """
     settings = load({"model": model, **flags}, file=config)
-    start_logging(settings.log_level, as_json=settings.log_json)
+    is_quieter = settings.quiet and settings.log_level in ("debug", "info")
+    level = "warning" if is_quieter else settings.log_level
+    start_logging(level, as_json=settings.log_json)
     settings = with_tuning(with_model(settings))
     new_key = key_for(settings)
     if new_key:

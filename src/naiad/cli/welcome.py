@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from naiad.types import ModelInfo
 
 log = logging.getLogger(__name__)
+
+#: What nearly every processor and build has, or what a better one that is named implies.
+_COMMON = frozenset({
+    "SSE3", "SSSE3", "AVX", "F16C", "FMA", "BMI2",
+    "AVX_VNNI", "AVX512_VBMI", "LLAMAFILE", "OPENMP", "REPACK",
+})  # fmt: skip
 
 
 class Greeter(Protocol):
@@ -156,9 +163,11 @@ def _program() -> str:
 
 def _to_paste(url: str, key: str) -> list[str]:
     """A request to try at another terminal. key: "" for none."""
-    auth = f" -H 'Authorization: Bearer {key}'" if key else ""
+    auth = f"-H 'Authorization: Bearer {key}'" if key else ""
     return [
-        f"curl -N {url}/v1/chat/completions{auth} -H 'Content-Type: application/json' \\",
+        f"curl -N {url}/v1/chat/completions \\",
+        *([f"  {auth} \\"] if auth else []),
+        "  -H 'Content-Type: application/json' \\",
         """  -d '{"messages":[{"role":"user","content":"Hello!"}],"stream":true}'""",
     ]
 
@@ -170,8 +179,8 @@ def _facts(model: ModelInfo, config: EngineConfig, load_s: float) -> list[tuple[
     facts.append(
         (
             "settings",
-            f"{engine.threads} threads, {engine.n_ctx:,} tokens per request, "
-            f"{engine.parallel} requests at a time, {engine.pool_cells:,} cells shared",
+            f"{engine.threads} threads; {engine.parallel} requests at a time, "
+            f"{engine.n_ctx:,} tokens each; {engine.pool_cells:,} cells",
         )
     )
     facts.append(
@@ -190,13 +199,10 @@ def _facts(model: ModelInfo, config: EngineConfig, load_s: float) -> list[tuple[
 
 def _describe_profile(model: ModelInfo, config: EngineConfig) -> str:
     """What the settings were chosen for, and by whom; the worker's log names each of them."""
-    told = {
-        "default": "first words soon, prompts shared, one pool of cells",
-        "throughput": "many unrelated requests, cells of their own for each",
-    }[config.profile]
     if model.engine.tuned and config.tuning is not None:
-        return f"{config.profile}: {told}; {config.tuning.source}"
-    return f"{config.profile}: {told}; not measured here (naiad tune)"
+        measured = config.tuning.source.rpartition(", ")[2][:10]
+        return f"{config.profile}, measured {measured}"
+    return f"{config.profile}, not measured here (naiad tune)"
 
 
 def _describe_model(model: ModelInfo) -> str:
@@ -216,7 +222,8 @@ def _describe_build(info: str) -> list[str]:
     record = load_record()
     told = info.replace("CPU :", "").split("|")
     features = [part.split("=")[0].strip() for part in told if "= 1" in part]
-    return [*([describe(record)] if record else []), ", ".join(features)]
+    build = [describe(dataclasses.replace(record, cxx_flags=""))] if record else []
+    return [*build, ", ".join(name for name in features if name not in _COMMON)]
 
 
 def _on(value: bool) -> str:
