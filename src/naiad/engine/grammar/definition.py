@@ -7,6 +7,7 @@ import re
 
 from llguidance import LLMatcher, LLParserLimits, grammar_from
 
+from naiad.engine.grammar.lines import in_callers_text
 from naiad.errors import InvalidRequest
 
 #: Bytes of a grammar's text. Tool lists of large agents reach 60 KiB; time and work, which bound
@@ -54,7 +55,7 @@ def define(kind: str, text: str) -> str:
             return LLMatcher.grammar_from_json_schema(text, defaults=_JSON)  # type: ignore[arg-type]
         return grammar_from(kind, text)  # type: ignore[arg-type]
     except (ValueError, RecursionError) as error:
-        raise refusal(str(error)) from None
+        raise refusal(in_callers_text(kind, text, str(error))) from None
 
 
 def _check_schema(text: str) -> None:

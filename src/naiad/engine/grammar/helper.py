@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 from llguidance import LLMatcher, LLTokenizer
 
 from naiad.engine.grammar.definition import define, limits, refusal
+from naiad.engine.grammar.lines import in_callers_text
 from naiad.engine.grammar.place import Schema, place_of
 from naiad.errors import InvalidRequest
 
@@ -47,7 +48,8 @@ def try_out(kind: str, text: str, vocabulary: LLTokenizer) -> dict[str, Any]:
         return {"error": error.message}
     except MemoryError:
         return {"error": "the grammar needs too much memory"}
-    return {"error": refusal(reason).message if reason else None, "definition": definition}
+    told = refusal(in_callers_text(kind, text, reason)).message if reason else None
+    return {"error": told, "definition": definition}
 
 
 def _compiled(definition: str, vocabulary: LLTokenizer) -> str:
