@@ -173,6 +173,6 @@ def test_fingers_find_what_they_aim_at(server: Server, open_chat: Callable[..., 
     chat.page.locator("#sidebar #help").wait_for()
     small = chat.page.evaluate("""() => [...document.querySelectorAll('button')]
         .map(one => [one.ariaLabel ?? one.innerText, one.getBoundingClientRect()])
-        .filter(([, box]) => box.width && (box.height < 38 || box.width < 38))
+        .filter(([, box]) => box.width && (box.height < 40 || box.width < 40))
         .map(([name, box]) => `${name}: ${box.width} x ${box.height}`)""")
     assert small == []
