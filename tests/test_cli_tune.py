@@ -268,7 +268,7 @@ def test_how_memory_comes_is_the_users_to_say(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("config", "tuned", "want"),
     [
-        (EngineConfig(tuning=DEFAULT), True, "default, measured 2026-01-01"),
+        (EngineConfig(tuning=DEFAULT), True, "default, measured on tiny, 2026-01-01"),
         (EngineConfig(tuning=DEFAULT, threads=1), False, "not measured here (naiad tune)"),
         (EngineConfig(profile="throughput"), False, "throughput, not measured here"),
     ],

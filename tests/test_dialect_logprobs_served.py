@@ -138,7 +138,7 @@ def said_and_cut(stream: FakeStream, *pieces: bytes) -> None:
 async def test_there_is_one_for_each_token_of_a_character_that_a_limit_cut(
     pieces: tuple[bytes, ...],
 ) -> None:
-    """As OpenAI's API and vLLM tell them: the entry has the bytes, the answer has no text."""
+    """The entry has the bytes, the answer has no text."""
     async with (
         house(lambda stream: said_and_cut(stream, *pieces), template="{{ messages }}") as running,
         httpx.AsyncClient(base_url=running.url) as http,

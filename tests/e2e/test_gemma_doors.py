@@ -16,7 +16,7 @@ import sampling_reference as plain
 from e2e.asking import CHATS, ENDED, FLAGS, PROMPT, TEXTS, ask, check_form, refused, same
 from e2e.client import ServerProcess, serving
 from e2e.doors import DOORS
-from e2e.test_sampling_doors import ASKING, likely
+from e2e.test_sampling_doors import ASKING, likely, likely_at
 from e2e.test_structured_doors import ARGUMENTS, CHOICES, SCHEMA, functions
 from naiad.types import SamplingParams
 
@@ -61,14 +61,8 @@ def test_a_demanded_call_comes_and_is_valid(server: ServerProcess, kind: str) ->
 
 
 def test_logprobs_are_the_same_at_every_door(server: ServerProcess) -> None:
-    def tops(kind: str) -> dict[str, float]:
-        asked = {**ASKING[kind], "temperature": 1.3, "seed": 3}
-        reply = DOORS[kind].post(server.url, PROMPT, 4, is_streamed=False, **asked)
-        assert reply.status == 200, reply.body
-        return likely(reply, kind)
-
     for kinds in (set(TEXTS), set(CHATS) & set(ASKING)):
-        first, *others = (tops(kind) for kind in sorted(kinds))
+        first, *others = (likely_at(server, kind) for kind in sorted(kinds))
         assert len(first) in (20, 21)
         assert 0 < sum(map(math.exp, first.values())) < 1
         for other in others:

@@ -200,8 +200,7 @@ def _facts(model: ModelInfo, config: EngineConfig, load_s: float) -> list[tuple[
 def _describe_profile(model: ModelInfo, config: EngineConfig) -> str:
     """What the settings were chosen for, and by whom; the worker's log names each of them."""
     if model.engine.tuned and config.tuning is not None:
-        measured = config.tuning.source.rpartition(", ")[2][:10]
-        return f"{config.profile}, measured {measured}"
+        return f"{config.profile}, {config.tuning.source}"
     return f"{config.profile}, not measured here (naiad tune)"
 
 
@@ -222,8 +221,9 @@ def _describe_build(info: str) -> list[str]:
     record = load_record()
     told = info.replace("CPU :", "").split("|")
     features = [part.split("=")[0].strip() for part in told if "= 1" in part]
-    build = [describe(dataclasses.replace(record, cxx_flags=""))] if record else []
-    return [*build, ", ".join(name for name in features if name not in _COMMON)]
+    build = describe(dataclasses.replace(record, cxx_flags="")) if record else ""
+    telling = ", ".join(name for name in features if name not in _COMMON)
+    return [line for line in (build, telling) if line]
 
 
 def _on(value: bool) -> str:

@@ -3,7 +3,8 @@
 A token belongs to the piece of text in which its own text begins. So what is told of tokens comes
 with the text that they made, never before it, and tokens of a stop string are never told of. Those
 of a character that a limit on tokens has cut come at the end, with no text: there is one entry for
-each token that was counted, as OpenAI's API tells it by `bytes`.
+each token that was counted. OpenAI's `bytes` are for characters that several tokens make; no rule
+is stated for one that is cut off.
 """
 
 from __future__ import annotations
