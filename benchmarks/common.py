@@ -30,6 +30,7 @@ import uvloop
 from naiad.bench.client import Client, parse_target
 from naiad.bench.figures import Summary
 from naiad.bench.results import StreamResult
+from naiad.native.orphans import die_with_parent
 
 HERE = Path(__file__).parent
 HOST = "127.0.0.1"
@@ -138,7 +139,11 @@ def running(
     with tempfile.TemporaryFile() as log:
         started = time.perf_counter()
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            preexec_fn=die_with_parent,  # noqa: PLW1509  (no threads here; none outlives a killed run)
         )
         try:
             answer = _wait_ready(process, url + health)

@@ -22,6 +22,7 @@ from naiad.dialects.llama.formatter import LlamaFormatter, Probs
 from naiad.dialects.llama.requests import parse_completion
 from naiad.dialects.ollama.formatter import ChatFormatter, GenerateFormatter
 from naiad.dialects.ollama.requests import parse_chat
+from naiad.dialects.openai.requests import parse_completion as parse_text_completion
 from naiad.errors import InvalidRequest
 from naiad.service.recent import RecentLogprobs
 from naiad.types import Caller, Completion, Finished, FinishReason, Likely, TextDelta, TokenLogprob
@@ -84,6 +85,22 @@ def asked(parsed: Any) -> tuple[int, bool]:
 )
 def test_llamas_fields(fields: dict[str, Any], expected: tuple[int, bool]) -> None:
     assert asked(parse_completion({"prompt": "x", **fields}, MODEL)) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, (-1, False)),
+        ({"n_probs": 0}, (-1, False)),
+        ({"n_probs": 3}, (3, False)),
+        ({"n_probs": 3, "post_sampling_probs": True}, (3, True)),
+        ({"logprobs": 0}, (0, False)),
+        ({"logprobs": 0, "n_probs": 3}, (0, False)),
+        ({"logprobs": None, "n_probs": 3}, (3, False)),
+    ],
+)
+def test_fields_of_openais_completions(fields: dict[str, Any], expected: tuple[int, bool]) -> None:
+    assert asked(parse_text_completion({"prompt": "x", **fields}, MODEL)) == expected
 
 
 def test_kobolds_and_ollamas_fields() -> None:

@@ -151,6 +151,13 @@ LARGE = ModelShape(
 )
 
 
+def test_a_shared_pool_is_told_in_one_line() -> None:
+    room = fit(SMALL, Wish(parallel=16, ctx=16384), 64 * GIB)
+    assert room.n_cells == 32768
+    told = memory_fit.sharing_of(room, 16)
+    assert "16 requests share 32768 cells: 2 of 16384 tokens at a time" in told
+
+
 def test_the_pool_is_at_most_parallel_times_ctx() -> None:
     room = fit(SMALL, Wish(parallel=4, ctx=1024), 16 * GIB)
     assert (room.n_ctx, room.n_cells, room.lane_cells) == (1024, 4096, 0)

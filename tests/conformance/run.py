@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -120,6 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, help="of a server that is already there")
     port = parser.parse_args(arguments).port
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server ends with the run
     REPORTS.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     try:

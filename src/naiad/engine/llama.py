@@ -188,6 +188,8 @@ def _build(
     choice = sizing.choose(config, _machine(gpu_layers))
     room = _fit(config, choice, model, draft, gpu_layers, free_before)
     logger.debug("profile %s: %s; %s", choice.profile, choice.explained(), room.arithmetic)
+    if config.ctx is not None and room.n_cells < config.parallel * room.n_ctx:
+        logger.info("%s", memory_fit.sharing_of(room, config.parallel))
     context = Context(model, _context_params(config, choice, room, can_cut=_can_cut(model)))
     try:
         executor = NativeExecutor(context)

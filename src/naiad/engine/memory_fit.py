@@ -226,6 +226,15 @@ def fit(shape: ModelShape, wish: Wish, free_bytes: int) -> MemoryFit:
     )
 
 
+def sharing_of(room: MemoryFit, parallel: int) -> str:
+    """One line, for people: how many requests of full length the cells hold at a time."""
+    n_full = max(1, room.n_cells // max(room.n_ctx, 1))
+    return (
+        f"{parallel} requests share {room.n_cells} cells: {n_full} of {room.n_ctx} tokens at a "
+        "time, more that are shorter; what does not fit waits its turn"
+    )
+
+
 def _least(shape: ModelShape, wish: Wish, n_ctx: int) -> _Sum:
     """The cheapest way to give every request n_ctx tokens.
 

@@ -14,8 +14,13 @@ _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 def with_text_logprobs(sampling: SamplingParams, fields: Fields) -> SamplingParams:
-    """`logprobs` as a number, 0 to 20; the API itself goes up to 5. true is 1, false is none."""
-    return with_counted_logprobs(sampling, fields, "logprobs", is_off_at_0=False)
+    """`logprobs` as a number, 0 to 20; the API itself goes up to 5. true is 1, false is none.
+
+    llama-server's `n_probs` counts too; there 0 asks for nothing.
+    """
+    name, _ = fields.find("logprobs", "n_probs")
+    is_off_at_0 = name == "n_probs"
+    return with_counted_logprobs(sampling, fields, "logprobs", "n_probs", is_off_at_0=is_off_at_0)
 
 
 def chat_logprobs(told: Sequence[TokenLogprob]) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 import { h } from "./dom.js";
 
 /**
- * Turn a message into a text box; `done` gets the new text, unless it is left as it was.
+ * Turn a message into a text box; `done` gets the new text, unless it is left as it was, and says
+ * whether it took it: if not, the box stays.
  * @param {HTMLElement} element @param {import("./conversation.js").Message} message
- * @param {(text: string, goesOn: boolean) => void} done
+ * @param {(text: string, goesOn: boolean) => boolean} done
  */
 export function editMessage(element, message, done) {
   if (element.classList.contains("editing")) return;
@@ -22,8 +23,8 @@ export function editMessage(element, message, done) {
   const save = (goesOn) => {
     const text = area.value;
     if (!text.trim()) return;
-    close();
-    if (text !== message.text || message.role === "user" || goesOn) done(text, goesOn);
+    const isWanted = text !== message.text || message.role === "user" || goesOn;
+    if (!isWanted || done(text, goesOn)) close();
   };
   const isAnswer = message.role === "assistant";
   const box = h("div", { class: "edit" }, area, h("div", { class: "choices" },

@@ -33,20 +33,37 @@ function welcome() {
     h("div", { class: "suggestions" }, ...buttons));
 }
 
-/** @param {string | null} id */
-async function open(id) {
+const inAddress = () => /^#c=(\w+)$/.exec(location.hash)?.[1] ?? null;
+let nOpened = 0;
+
+/**
+ * @param {string | null} id
+ * @param {boolean} [isStep] whether Back leads to what was shown before
+ */
+async function open(id, isStep = false) {
+  nOpened += 1;
+  const mine = nOpened;
   const found = id === null ? null : await library.open(id);
+  if (mine !== nOpened) return; // another was chosen while this one was read
   shown = found ?? library.draftConversation();
   const { info } = shown;
-  history.replaceState(null, "", found ? `#c=${info.id}` : location.pathname);
-  byId("title").textContent = info.title;
-  document.title = found ? `${info.title} · naiad` : "naiad";
+  const address = found ? `#c=${info.id}` : location.pathname;
+  const isElsewhere = inAddress() !== (found ? info.id : null);
+  if (isStep && isElsewhere) history.pushState(null, "", address);
+  else history.replaceState(null, "", address);
+  showTitle();
   showConversation(shown, welcome());
   markCurrent(info.id);
   settingsOf(shown);
   writeTo(info.id);
   showUsed();
   focusDraft();
+}
+
+function showTitle() {
+  const { info, messages } = shown;
+  byId("title").textContent = info.title;
+  document.title = messages.size ? `${info.title} · naiad` : "naiad";
 }
 
 /** The tokens of the shown branch, as the last answer's usage tells. */
@@ -59,7 +76,6 @@ on("send", (text) => {
   if (!shown.messages.size) {
     shown.info.title = titleFrom(text);
     history.replaceState(null, "", `#c=${shown.info.id}`);
-    document.title = `${shown.info.title} · naiad`;
   }
   library.append(shown, { role: "user", text });
   emit("tree", { conversation: shown });
@@ -82,12 +98,36 @@ const ACTIONS = {
   delete: removeFrom,
   edit: (message) => edit(message),
   "tool-result": async (message, button) => {
+    if (runIn(shown.info.id)) {
+      toast("An answer is being written: wait for its end, or stop it.");
+      return;
+    }
     const text = await askLong("The tool's result");
-    if (text === null) return;
-    library.append(shown, { role: "tool", text, toolCallId: button.dataset.call, parent: message.id });
-    answer(shown);
+    if (text !== null) giveResult(message, button.dataset.call, text);
   },
 };
+
+/**
+ * One result below the other, and an answer once each call has one; a result that is given again
+ * begins another branch with the others as they are.
+ */
+function giveResult(message, call, text) {
+  const path = shown.path();
+  const below = path.slice(path.indexOf(message) + 1);
+  const end = below.findIndex((one) => one.role !== "tool");
+  const given = end < 0 ? below : below.slice(0, end);
+  const isAgain = end >= 0 || given.some((one) => one.toolCallId === call);
+  const others = isAgain ? given.filter((one) => one.toolCallId !== call) : [];
+  if (isAgain) shown.info.leaf = message.id;
+  for (const one of [...others, { text, toolCallId: call }]) {
+    library.append(shown, { role: "tool", text: one.text, toolCallId: one.toolCallId });
+  }
+  emit("tree", { conversation: shown });
+  const done = new Set([...given.map((one) => one.toolCallId), call]);
+  const left = message.toolCalls.filter((one) => one && !done.has(one.id)).length;
+  if (left) toast(left === 1 ? "One more result is wanted." : `${left} more results are wanted.`);
+  else answer(shown);
+}
 
 /** An answer that never began leaves no empty version behind. */
 function tryAgain(message) {
@@ -127,6 +167,10 @@ function edit(message) {
   const view = viewOf(message.id);
   if (!view || runIn(shown.info.id)) return;
   editMessage(view.element, message, (text, goesOn) => {
+    if (runIn(shown.info.id)) {
+      toast("An answer is being written: wait for its end, or stop it.");
+      return false;
+    }
     shown.info.leaf = message.parent;
     const role = message.role;
     const made = library.append(shown, { role, text, toolCallId: message.toolCallId, state: "done" });
@@ -134,6 +178,7 @@ function edit(message) {
     if (role !== "assistant") answer(shown);
     else if (goesOn) answer(shown, { go_on: made });
     focusDraft();
+    return true;
   });
 }
 
@@ -147,20 +192,19 @@ on("edit-last", () => {
   const last = shown.path().reverse().find((message) => message.role === "user");
   if (last) edit(last);
 });
-on("open", open);
+on("open", (id) => open(id, true));
 on("deleted", ({ id }) => id === shown?.info.id && open(null));
 on("run-ended", ({ conversation }) => conversation === shown && showUsed());
 on("progress", (run) => run.conversation === shown && meter(run.used));
 on("trouble", (error) => error.status === 401 && haveKey(true));
-on("tree", ({ conversation }) => {
-  if (conversation === shown) byId("title").textContent = conversation.info.title;
-});
+on("tree", ({ conversation }) => conversation === shown && showTitle());
+on("infos", () => shown && showTitle());
 
 document.addEventListener("keydown", (event) => {
   const isCommand = event.ctrlKey || event.metaKey;
   const isTyping = event.target.matches("input, textarea, select");
   if (isCommand && event.key === "k") openSidebar();
-  else if (isCommand && event.shiftKey && event.key.toLowerCase() === "o") open(null);
+  else if (isCommand && event.shiftKey && event.key.toLowerCase() === "o") open(null, true);
   else if (isCommand && event.key === ",") openSettings();
   else if (event.key === "/" && !isTyping) focusDraft();
   else if (event.key === "Escape" && !document.querySelector("dialog[open]")) escape();
@@ -197,9 +241,10 @@ document.querySelector(".scrim").addEventListener("click", () => {
 });
 
 addEventListener("hashchange", () => {
-  const wanted = /^#c=(\w+)$/.exec(location.hash)?.[1];
+  const wanted = inAddress();
   if (wanted) open(wanted);
-  else api.takeKey();
+  else if (location.hash) api.takeKey();
+  else open(null);
 });
 
 let isAsking = false;
@@ -222,7 +267,7 @@ async function haveKey(wasWrong = false) {
 
 async function start() {
   drawIcons();
-  const wanted = /^#c=(\w+)$/.exec(location.hash)?.[1] ?? null;
+  const wanted = inAddress();
   const key = api.takeKey();
   await library.loadInfos();
   await open(wanted);

@@ -4,7 +4,6 @@
 import { byId, h } from "./dom.js";
 import { on } from "./events.js";
 import { runIn } from "./generate.js";
-import { infos } from "./library.js";
 import { MessageView } from "./message.js";
 
 const PAGE = 24;
@@ -129,7 +128,4 @@ for (const name of ["run", "run-ended", "tree"]) {
 }
 on("server-back", () => {
   for (const view of views.values()) view.again();
-});
-on("infos", () => {
-  if (shown && infos.has(shown.info.id)) byId("title").textContent = shown.info.title;
 });
