@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from typing import Any
 
+from ui.conftest import Server
 from ui.page import ENDLESS, Chat, answer_to, body_of, delta
+from ui.test_keeping import UNTIL_SAVED
 
 #: Two conversations are chosen at once, and the first must still be read from the database.
 HASTY = """async id => {
@@ -14,6 +18,18 @@ HASTY = """async id => {
     emit('open', null);
     await library.open(id);
     await new Promise(requestAnimationFrame);
+}"""
+#: Resolves once the tab has said twice that it still writes an answer of which nothing new came.
+TWO_BEATS = """async () => {
+    const { allConversations, messagesOf } = await import('/ui/store.js');
+    const look = async () => (await messagesOf((await allConversations())[0].id))
+        .find(message => message.state === 'streaming');
+    const seen = new Map();
+    while (seen.size < 3) {
+        const { beat, text } = await look();
+        if (![...seen.values()].includes(text)) seen.clear();
+        seen.set(beat, text);
+    }
 }"""
 CALLS: list[dict[str, Any]] = [
     {"index": at, "id": name, "function": {"name": "weather", "arguments": f'{{"city":"{city}"}}'}}
@@ -122,3 +138,29 @@ def test_an_edit_waits_for_the_answer_that_is_being_written(chat: Chat) -> None:
     question(chat, "uno")
     assert chat.settled() == answer_to("uno").strip()
     assert chat.questions.count() == 1
+
+
+def test_another_tab_takes_no_edit_away(server: Server, open_chat: Callable[..., Chat]) -> None:
+    first = open_chat(server.url)
+    first.ask("one")
+    second = open_chat(server.url, beside=first)
+    second.page.click(".entry")
+    question(second, "one")
+    first.act("edit", first.questions.first)
+    first.page.fill(".edit textarea", "uno")
+    second.act("retry")
+    second.settled()
+    first.page.locator(".branches", has_text="1/2").wait_for()
+    assert first.page.input_value(".edit textarea") == "uno"
+    first.page.click(".edit .main")
+    question(first, "uno")
+    assert first.settled() == answer_to("uno").strip()
+
+
+def test_a_tab_says_that_it_still_waits(chat: Chat) -> None:
+    chat.send(json.dumps({"script": [["emit", 3], ["pause", 600]]}))
+    chat.page.wait_for_selector(".message.assistant.streaming")
+    chat.page.evaluate(UNTIL_SAVED)
+    chat.page.evaluate(TWO_BEATS)
+    chat.page.click("#stop")
+    chat.wait_for_note("Stopped.")

@@ -2,6 +2,13 @@
 
 import { h } from "./dom.js";
 
+/** @type {{conv: string, element: HTMLElement} | null} */
+let latest = null;
+
+/** Whether a message of this conversation is being edited in this tab. @param {string} conv */
+export const isEditing = (conv) =>
+  latest?.conv === conv && latest.element.isConnected && latest.element.classList.contains("editing");
+
 /**
  * Turn a message into a text box; `done` gets the new text, unless it is left as it was, and says
  * whether it took it: if not, the box stays.
@@ -10,6 +17,7 @@ import { h } from "./dom.js";
  */
 export function editMessage(element, message, done) {
   if (element.classList.contains("editing")) return;
+  latest = { conv: message.conv, element };
   const area = h("textarea", { "aria-label": "Edit the message" });
   area.value = message.text;
   const fit = () => {

@@ -5,7 +5,7 @@ import { emit, on } from "./events.js";
 import { append, saveInfo, saveMessage, writing } from "./library.js";
 import { chatBody } from "./request.js";
 import { chatEvents, mergeToolCalls, partsOf } from "./stream.js";
-import { tabId } from "./tabs.js";
+import { SILENCE_MS, tabId } from "./tabs.js";
 import { asSentence } from "./text.js";
 
 const SAVE_MS = 400;
@@ -68,7 +68,7 @@ class Run {
     if (parts.toolCalls.length) mergeToolCalls(message.toolCalls ??= [], parts.toolCalls);
     if (parts.finish) message.state = parts.finish === "length" ? "length" : "done";
     if (parts.usage) this.account(parts.usage);
-    this.saveTimer ||= setTimeout(() => this.save(), SAVE_MS);
+    this.saveSoon();
     emit("progress", this);
   }
 
@@ -91,6 +91,12 @@ class Run {
     };
   }
 
+  /** At once where the last time is long ago: a hidden tab's timers may wait for a minute. */
+  saveSoon() {
+    if (Date.now() - (this.message.beat ?? 0) >= SAVE_MS) this.save();
+    else this.saveTimer ||= setTimeout(() => this.save(), SAVE_MS);
+  }
+
   save() {
     clearTimeout(this.saveTimer);
     this.saveTimer = 0;
@@ -103,6 +109,7 @@ class Run {
   async go(body) {
     const { message } = this;
     let hasEnded = false;
+    const pulse = setInterval(() => this.save(), SILENCE_MS / 4); // while nothing comes, too
     try {
       for await (const event of chatEvents(body, this.control.signal)) {
         this.take(event);
@@ -111,6 +118,7 @@ class Run {
     } catch (error) {
       if (!hasEnded) this.fail(error);
     }
+    clearInterval(pulse);
     if (message.state === "streaming") message.state = "done";
     if (this.first) {
       const ttft = (this.first - this.begun) / 1000;

@@ -2,6 +2,7 @@
 
 import { Conversation } from "./conversation.js";
 import { toast } from "./dom.js";
+import { isEditing } from "./edit.js";
 import { emit, on } from "./events.js";
 import { plainSettings } from "./request.js";
 import * as store from "./store.js";
@@ -182,11 +183,15 @@ on("from-tab", (news) => {
   }
 });
 
-/** Another tab changed a title, the settings or the leaf; a tab that is writing keeps its own leaf. */
+/**
+ * Another tab changed a title, the settings or the leaf; a tab that is writing, or in which somebody
+ * edits, keeps its own leaf.
+ */
 function followInfo(info) {
   if (deleted.has(info.id)) return;
   const known = infos.get(info.id);
-  const isBusy = [...writing].some((id) => loaded.get(info.id)?.messages.has(id));
+  const isWriting = [...writing].some((id) => loaded.get(info.id)?.messages.has(id));
+  const isBusy = isWriting || isEditing(info.id);
   if (known) Object.assign(known, info, isBusy ? { leaf: known.leaf } : {});
   else infos.set(info.id, info);
   emit("infos");
