@@ -29,7 +29,9 @@ import uvloop
 
 from naiad.bench.client import Client, parse_target
 from naiad.bench.figures import Summary
+from naiad.bench.load import Sizes
 from naiad.bench.results import StreamResult
+from naiad.bench.scenarios import concurrent
 from naiad.native.orphans import die_with_parent
 
 HERE = Path(__file__).parent
@@ -200,6 +202,13 @@ def bare(model: str, engine: Mapping[str, Any], *args: str) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(f"the bare engine failed:\n{done.stderr.strip()[-2000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def prompt_length(client: Client, prompt_tokens: int) -> int:
+    """How many tokens a prompt asked to be about this long really has."""
+    sizes = Sizes(concurrency=(1,), tokens=1, prompt_tokens=prompt_tokens)
+    (line,) = run(concurrent(client, sizes))
+    return line.prompt_tokens or prompt_tokens
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

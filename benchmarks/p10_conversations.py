@@ -1,13 +1,14 @@
 """P10: time to first token of interleaved conversations from turn 2, over llama-server's.
 
 The same for the first turn after a restart of naiad, whose prefix has to come from the disk; it is
-set against llama-server's figure without a restart. llama-server runs with its choices of pool, and
-the best counts.
+set against llama-server's figure without a restart. llama-server runs with its choices of pool. All
+take turns, the median of each one's rounds counts, and of llama-server's medians the best.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -81,14 +82,24 @@ def our_times(model: str, sizes: Sizes) -> tuple[dict[str, float], Mapping[str, 
         return times, naiad.server.health["engine"]
 
 
-def their_time(binary: Path, plan: Plan, sizes: Sizes) -> float:
-    """llama-server's best median from turn 2, ms."""
+def their_times(binary: Path, plan: Plan, sizes: Sizes) -> list[float]:
+    """llama-server's median from turn 2 with each choice of pool, ms."""
     got = []
     for flags in VARIANTS:
         with llama_server(binary, plan, *flags) as client:
             run(multi_turn(client, WARM_UP))
             got.append(p50s(run(multi_turn(client, sizes)))[FROM_TURN_2])
-    return min(got)
+    return got
+
+
+def middle(rounds: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The median of the rounds, each figure by itself."""
+    return {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+
+
+def best_variant(rounds: Sequence[Sequence[float]]) -> float | None:
+    """The best of the medians of the rounds; None without any."""
+    return min(map(statistics.median, zip(*rounds, strict=True)), default=None)
 
 
 def figures_of(ours: dict[str, float], theirs: float | None) -> list[Figure]:
@@ -122,22 +133,31 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--system-tokens", type=int, default=200)
     made.add_argument("--turn-tokens", type=int, default=60)
     made.add_argument("--tokens", type=int, default=48)
+    made.add_argument("--rounds", type=int, default=3)
     return made
 
 
 def main() -> int:
-    args = parse(parser(), conversations=2, turns=2, system_tokens=20, turn_tokens=10, tokens=4)
+    small = {"conversations": 2, "turns": 2, "system_tokens": 20, "turn_tokens": 10, "tokens": 4}
+    args = parse(parser(), **small, rounds=1)
     names = ("conversations", "turns", "system_tokens", "turn_tokens", "tokens")
     sizes = Sizes(**{name: getattr(args, name) for name in names})
     model = starter()
-    ours, engine = our_times(model, sizes)
-    settings = f"settings: {engine}"
     absent = missing(args.llama_server)
-    if absent:
-        return conclude(figures_of(ours, None), args, absent, settings)
-    plan = Plan(model, engine["threads"], CTX, PARALLEL)
-    theirs = their_time(args.llama_server, plan, sizes)
-    return conclude(figures_of(ours, theirs), args, settings)
+    ours: list[dict[str, float]] = []
+    theirs: list[list[float]] = []
+    engine: Mapping[str, Any] = {}
+    for _ in range(args.rounds):
+        times, engine = our_times(model, sizes)
+        ours.append(times)
+        if not absent:
+            plan = Plan(model, engine["threads"], CTX, PARALLEL)
+            theirs.append(their_times(args.llama_server, plan, sizes))
+            print(f"{times[FROM_TURN_2]:.0f} ms; llama-server {theirs[-1]}", file=sys.stderr)
+    remarks = [absent] if absent else []
+    return conclude(
+        figures_of(middle(ours), best_variant(theirs)), args, *remarks, f"settings: {engine}"
+    )
 
 
 if __name__ == "__main__":

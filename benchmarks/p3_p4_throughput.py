@@ -18,6 +18,7 @@ from common import (
     must_be_right,
     options,
     parse,
+    prompt_length,
     run,
     serve,
     starter,
@@ -41,13 +42,6 @@ def measure(server: Server, prompt_tokens: int, tokens: int, rounds: int) -> dic
     return best
 
 
-def prompt_length(server: Server, prompt_tokens: int) -> int:
-    """How many tokens a prompt asked to be about this long really has."""
-    sizes = Sizes(concurrency=(1,), tokens=1, prompt_tokens=prompt_tokens)
-    (line,) = run(concurrent(server.client(), sizes))
-    return line.prompt_tokens or prompt_tokens
-
-
 def bare_rates(model: str, engine: Mapping[str, Any], prompt: int, tokens: int) -> dict[int, float]:
     batches = [str(n) for n in STREAMS]
     sizes = ["--prompt", str(prompt), "--tokens", str(tokens), "--batch", *batches]
@@ -63,7 +57,7 @@ def main() -> int:
     args = parse(parser, prompt_tokens=20, tokens=4, rounds=1)
     model = starter()
     with serve(model, "--parallel", "16") as server:
-        prompt = prompt_length(server, args.prompt_tokens)
+        prompt = prompt_length(server.client(), args.prompt_tokens)
     engine = server.health["engine"]
     before = bare_rates(model, engine, prompt, args.tokens)
     with serve(model, "--parallel", "16") as server:

@@ -4,16 +4,31 @@ Prompts are included. llama-server runs with the same type of KV cache and with 
 layouts, and the best counts. The servers take turns, so that each has as many tries as the other:
 the best of eight of one kind would beat the best of two of the same kind by chance alone. Once with
 the default profile and once with the one that is made for this load.
+
+Beside them runs the bare engine with naiad's settings, as often: where llama-server, which may be
+built on a newer engine, is faster than that, no server of this engine can reach it.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import Figure, conclude, must_be_right, options, parse, run, serve, starter
+from common import (
+    Figure,
+    bare,
+    conclude,
+    must_be_right,
+    options,
+    parse,
+    prompt_length,
+    run,
+    serve,
+    starter,
+)
 from servers import (
     Plan,
     add_llama_server,
@@ -33,6 +48,21 @@ PROFILES = {"default": (), "throughput": ("--profile", "throughput")}
 LIMITS = {"default": (0.8, 1.0), "throughput": (1.0, 1.1)}
 
 
+@dataclass
+class Rates:
+    """The best tokens per second so far. variant: of llama-server, the flags that were best."""
+
+    ours: float = 0.0
+    theirs: float = 0.0
+    bare: float = 0.0
+    variant: str = ""
+
+    def add(self, ours: float, theirs: float, bare: float, variant: str) -> None:
+        self.ours, self.bare = max(self.ours, ours), max(self.bare, bare)
+        if theirs > self.theirs:
+            self.theirs, self.variant = theirs, variant
+
+
 def rate(client: Client, sizes: Sizes) -> float:
     """Tokens per second of one round, after a short one that is not counted."""
     run(concurrent(client, Sizes(concurrency=sizes.concurrency, tokens=8)))
@@ -40,20 +70,28 @@ def rate(client: Client, sizes: Sizes) -> float:
     return must_be_right(line).tokens_per_s
 
 
-def settings_of(model: str, *flags: str) -> dict[str, Any]:
-    """What a server with these flags says about its engine."""
+def settings_of(model: str, prompt_tokens: int, *flags: str) -> tuple[dict[str, Any], int]:
+    """What a server with these flags says about its engine, and a prompt's true length."""
     with serve(model, *flags) as server:
-        return dict(server.health["engine"])
+        return dict(server.health["engine"]), prompt_length(server.client(), prompt_tokens)
+
+
+def bare_rate(model: str, engine: dict[str, Any], prompt: int, sizes: Sizes) -> float:
+    """Tokens per second of the same streams in the bare engine."""
+    (streams,) = sizes.concurrency
+    what = ["--prompt", str(prompt), "--tokens", str(sizes.tokens), "--batch", str(streams)]
+    got = bare(model, engine, "--prefill", "--repeat", "1", *what)
+    return float(got["decode"][str(streams)]["tok_s"])
 
 
 def compare(
     profile: str, model: str, binary: Path, sizes: Sizes, rounds: int, only: str = ""
-) -> tuple[float, float, str]:
-    """The best rates of both servers, and with which settings they were reached."""
+) -> tuple[Rates, str]:
+    """The best rates, and with which settings they were reached."""
     (streams,) = sizes.concurrency
     flags = ("--parallel", str(streams), "--ctx", str(CTX), *PROFILES[profile])
-    ours, theirs, best = 0.0, 0.0, ""
-    engine = settings_of(model, *flags)
+    best = Rates()
+    engine, prompt = settings_of(model, sizes.prompt_tokens, *flags)
     plan = Plan(model, engine["threads"], CTX, streams)
     for _ in range(rounds):
         for name, variant in llama_variants(engine["kv_type"], only).items():
@@ -61,21 +99,28 @@ def compare(
                 mine = rate(server.client(), sizes)
             with llama_server(binary, plan, *variant) as client:
                 got = rate(client, sizes)
-            print(f"{mine:.1f} tok/s; llama-server {got:.1f} with {name}", file=sys.stderr)
-            ours = max(ours, mine)
-            theirs, best = max((theirs, best), (got, name))
-    return ours, theirs, f"{profile} profile: {engine}; llama-server was best with: {best}"
+            alone = bare_rate(model, engine, prompt, sizes)
+            told = f"{mine:.1f} tok/s; llama-server {got:.1f} with {name}; bare {alone:.1f}"
+            print(told, file=sys.stderr)
+            best.add(mine, got, alone, name)
+    return best, f"{profile} profile: {engine}; llama-server was best with: {best.variant}"
 
 
-def figures_of(profile: str, streams: int, ours: float, theirs: float) -> list[Figure]:
+def figures_of(profile: str, streams: int, best: Rates) -> list[Figure]:
     what = f"{streams} streams, {profile} profile"
     ratio = Figure(
-        f"P5 {what}, over llama-server", ours / theirs, "", *LIMITS[profile], at_least=True
+        f"P5 {what}, over llama-server",
+        best.ours / best.theirs,
+        "",
+        *LIMITS[profile],
+        at_least=True,
     )
     return [
         ratio,
-        Figure(f"{what}", ours, "tok/s"),
-        Figure(f"{what}: llama-server", theirs, "tok/s"),
+        Figure(f"{what}: the bare engine over llama-server", best.bare / best.theirs),
+        Figure(f"{what}", best.ours, "tok/s"),
+        Figure(f"{what}: llama-server", best.theirs, "tok/s"),
+        Figure(f"{what}: the bare engine", best.bare, "tok/s"),
     ]
 
 
@@ -99,10 +144,10 @@ def main() -> int:
     sizes = Sizes(concurrency=(args.streams,), tokens=args.tokens, prompt_tokens=args.prompt_tokens)
     figures, remarks, model = [], [], starter()
     for profile in args.profiles:
-        ours, theirs, settings = compare(
+        best, settings = compare(
             profile, model, args.llama_server, sizes, args.rounds, args.llama_variants
         )
-        figures += figures_of(profile, args.streams, ours, theirs)
+        figures += figures_of(profile, args.streams, best)
         remarks.append(settings)
     return conclude(figures, args, *remarks)
 

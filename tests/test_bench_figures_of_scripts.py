@@ -40,10 +40,15 @@ def verdicts(figures: Sequence[Any]) -> list[str]:
 
 
 def test_speed_of_many_streams_is_over_the_other_servers() -> None:
-    of = script("p5_streams").figures_of
-    ratio = of("default", 16, 90.0, 100.0)[0]
+    streams = script("p5_streams")
+    best = streams.Rates()
+    for tries in ((80, 100, 70, "apart"), (90, 90, 95, "one pool")):
+        best.add(*tries)
+    assert best.variant == "apart"
+    ratio, limit, *rates = streams.figures_of("default", 16, best)
     assert (ratio.value, ratio.bar, ratio.verdict) == (0.9, 0.8, "holds")
-    assert of("throughput", 16, 90.0, 100.0)[0].verdict == "FALLS SHORT"
+    assert (limit.value, [rate.value for rate in rates]) == (0.95, [90, 100, 95])
+    assert streams.figures_of("throughput", 16, best)[0].verdict == "FALLS SHORT"
 
 
 def test_totals_of_a_shared_prefix_are_over_the_bare_engine_and_the_other_server() -> None:
@@ -112,6 +117,13 @@ def test_conversations_are_over_the_other_server_without_a_restart() -> None:
     figures = script("p10_conversations").figures_of(CONVERSATIONS, 100.0)
     assert [figure.value for figure in figures[:4]] == [0.5, 1.5, 0.25, 3.0]
     assert verdicts(figures) == ["aim", "holds"]
+
+
+def test_rounds_of_conversations_count_by_their_medians() -> None:
+    talk = script("p10_conversations")
+    assert talk.middle([{"a": 1, "b": 5}, {"a": 9, "b": 4}, {"a": 2, "b": 6}]) == {"a": 2, "b": 5}
+    assert talk.best_variant([(3, 9), (1, 2), (4, 1)]) == 2  # medians 3 and 2, whatever was best
+    assert talk.best_variant([]) is None
 
 
 def test_conversations_alone_have_no_verdict() -> None:
