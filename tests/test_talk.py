@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import click
 import pytest
 
 from naiad.cli.main import run as main
@@ -240,6 +242,16 @@ def test_reasoning_is_no_part_of_what_goes_into_a_pipe(capsys: Output) -> None:
     screen.answer([Wait("reading"), Thought("hm"), Text("hi"), Done("stop")])
     assert capsys.readouterr() == ("hi\n", "")
     assert (screen.text, screen.thoughts) == ("hi", "hm")
+
+
+def test_what_is_waited_for_stays_on_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "12")
+    Screen().answer([Wait("reading the prompt, 25 %"), Text("hi"), Done("stop")])
+    told = click.unstyle(capsys.readouterr().err)
+    assert told == "\rreading the\r"
 
 
 def test_what_came_before_a_failure_is_kept(capsys: Output) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -90,6 +91,7 @@ class Screen:
         if self.is_quiet or not sys.stderr.isatty() or not (told or self._waits):
             return
         self._waits = bool(told)
+        told = told[: shutil.get_terminal_size().columns - 1]  # one that folds is never wiped away
         click.echo(f"\r\x1b[K{click.style(told, dim=True) if told else ''}", err=True, nl=False)
 
     def _end(self) -> None:
