@@ -5,8 +5,8 @@ layouts, and the best counts. The servers take turns, so that each has as many t
 the best of eight of one kind would beat the best of two of the same kind by chance alone. Once with
 the default profile and once with the one that is made for this load.
 
-Beside them runs the bare engine with naiad's settings, as often: where llama-server, which may be
-built on a newer engine, is faster than that, no server of this engine can reach it.
+Beside them runs the bare engine with naiad's settings, as often: llama-server may be built on a
+newer one, and by how much that is faster is no server's doing.
 """
 
 from __future__ import annotations

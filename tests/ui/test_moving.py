@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from patience import PATIENCE_S
 from ui.conftest import Server
 from ui.page import ENDLESS, Chat, answer_to, body_of, delta
 from ui.test_keeping import UNTIL_SAVED
@@ -20,12 +21,14 @@ HASTY = """async id => {
     await new Promise(requestAnimationFrame);
 }"""
 #: Resolves once the tab has said twice that it still writes an answer of which nothing new came.
-TWO_BEATS = """async () => {
+TWO_BEATS = """async patience => {
+    const end = performance.now() + patience;
     const { allConversations, messagesOf } = await import('/ui/store.js');
     const look = async () => (await messagesOf((await allConversations())[0].id))
         .find(message => message.state === 'streaming');
     const seen = new Map();
     while (seen.size < 3) {
+        if (performance.now() > end) throw new Error('it says nothing');
         const { beat, text } = await look();
         if (![...seen.values()].includes(text)) seen.clear();
         seen.set(beat, text);
@@ -119,8 +122,22 @@ def test_the_answer_comes_when_each_of_two_calls_has_its_result(chat: Chat) -> N
     with chat.page.expect_request("**/v1/chat/completions") as request:
         give(chat, 0, "5 degrees")
     told = [(one["tool_call_id"], one["content"]) for one in body_of(request.value)["messages"][2:]]
-    assert sorted(told) == [("c1", "5 degrees"), ("c2", "30 degrees")]
+    assert told == [("c1", "5 degrees"), ("c2", "30 degrees")]
     chat.settled()
+
+
+def test_a_question_about_one_conversation_is_not_answered_in_another(chat: Chat) -> None:
+    chat.ask("the first")
+    chat.page.click("#new-chat")
+    chat.page.locator(".welcome").wait_for()
+    chat.answer_with(delta(tool_calls=CALLS), delta("tool_calls"))
+    chat.ask("Weather?")
+    chat.page.locator("[data-act=tool-result]").first.click()
+    chat.page.fill("dialog textarea", "4 degrees")
+    chat.page.go_back()
+    chat.page.locator("dialog").wait_for(state="detached")
+    question(chat, "the first")
+    assert chat.page.locator(".message").count() == 2
 
 
 def test_an_edit_waits_for_the_answer_that_is_being_written(chat: Chat) -> None:
@@ -161,6 +178,6 @@ def test_a_tab_says_that_it_still_waits(chat: Chat) -> None:
     chat.send(json.dumps({"script": [["emit", 3], ["pause", 600]]}))
     chat.page.wait_for_selector(".message.assistant.streaming")
     chat.page.evaluate(UNTIL_SAVED)
-    chat.page.evaluate(TWO_BEATS)
+    chat.page.evaluate(TWO_BEATS, 1000 * PATIENCE_S)
     chat.page.click("#stop")
     chat.wait_for_note("Stopped.")

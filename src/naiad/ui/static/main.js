@@ -98,14 +98,18 @@ const ACTIONS = {
   delete: removeFrom,
   edit: (message) => edit(message),
   "tool-result": async (message, button) => {
-    if (runIn(shown.info.id)) {
-      toast("An answer is being written: wait for its end, or stop it.");
-      return;
-    }
+    if (isWriting()) return;
     const text = await askLong("The tool's result");
     if (text !== null) giveResult(message, button.dataset.call, text);
   },
 };
+
+/** Whether an answer is under way in what is shown; then that is told. */
+function isWriting() {
+  const run = runIn(shown.info.id);
+  if (run) toast("An answer is being written: wait for its end, or stop it.");
+  return Boolean(run);
+}
 
 /**
  * One result below the other, and an answer once each call has one; a result that is given again
@@ -116,15 +120,15 @@ function giveResult(message, call, text) {
   const below = path.slice(path.indexOf(message) + 1);
   const end = below.findIndex((one) => one.role !== "tool");
   const given = end < 0 ? below : below.slice(0, end);
-  const isAgain = end >= 0 || given.some((one) => one.toolCallId === call);
-  const others = isAgain ? given.filter((one) => one.toolCallId !== call) : [];
+  const results = new Map(given.map((one) => [one.toolCallId, one.text]));
+  const isAgain = end >= 0 || results.has(call);
+  results.set(call, text); // in its old place, if it has one
   if (isAgain) shown.info.leaf = message.id;
-  for (const one of [...others, { text, toolCallId: call }]) {
-    library.append(shown, { role: "tool", text: one.text, toolCallId: one.toolCallId });
+  for (const [toolCallId, said] of isAgain ? results : [[call, text]]) {
+    library.append(shown, { role: "tool", text: said, toolCallId });
   }
   emit("tree", { conversation: shown });
-  const done = new Set([...given.map((one) => one.toolCallId), call]);
-  const left = message.toolCalls.filter((one) => one && !done.has(one.id)).length;
+  const left = message.toolCalls.filter((one) => one && !results.has(one.id)).length;
   if (left) toast(left === 1 ? "One more result is wanted." : `${left} more results are wanted.`);
   else answer(shown);
 }
@@ -167,10 +171,7 @@ function edit(message) {
   const view = viewOf(message.id);
   if (!view || runIn(shown.info.id)) return;
   editMessage(view.element, message, (text, goesOn) => {
-    if (runIn(shown.info.id)) {
-      toast("An answer is being written: wait for its end, or stop it.");
-      return false;
-    }
+    if (isWriting()) return false;
     shown.info.leaf = message.parent;
     const role = message.role;
     const made = library.append(shown, { role, text, toolCallId: message.toolCallId, state: "done" });
@@ -241,6 +242,7 @@ document.querySelector(".scrim").addEventListener("click", () => {
 });
 
 addEventListener("hashchange", () => {
+  document.querySelector("dialog[open]")?.close(); // it asked about what was shown before
   const wanted = inAddress();
   if (wanted) open(wanted);
   else if (location.hash) api.takeKey();
