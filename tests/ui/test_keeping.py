@@ -180,7 +180,8 @@ def test_files_that_are_no_conversations_are_refused(chat: Chat, tmp_path: Path)
     chat.page.locator(".toast.bad", has_text="holds no conversations").wait_for()
     odd = [{"messages": "none"}, {"title": 5, "messages": [{"role": "evil", "text": 3}]}, None, 7]
     bring_in(chat, tmp_path, {"format": "naiad-conversations", "conversations": odd})
-    chat.page.locator(".toast", has_text="imported").wait_for()
+    chat.page.locator(".toast.bad", has_text="no conversation that can be read").wait_for()
+    assert chat.page.locator(".toast", has_text="imported").count() == 0
     assert chat.page.locator(".message").count() == 0
 
 

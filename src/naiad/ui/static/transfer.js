@@ -32,10 +32,13 @@ export async function importFile(file) {
     toast(`${file.name} holds no conversations of naiad.`, "bad");
     return;
   }
+  const readable = found.conversations.map(read).filter(Boolean);
+  if (!readable.length) {
+    toast(`${file.name} holds no conversation that can be read.`, "bad");
+    return;
+  }
   let n = 0;
-  for (const one of found.conversations) {
-    const checked = read(one);
-    if (!checked) continue;
+  for (const checked of readable) {
     try {
       await store.putAll(checked.info, checked.messages);
     } catch {
