@@ -40,6 +40,8 @@ READY_WITHIN_S = 180.0
 REQUEST_TIMEOUT_S = 300.0
 #: Where naiad keeps prompts on disk.
 DISK_CACHE = "NAIAD_DISK_CACHE_DIR"
+#: Where servers leave notes by which `naiad run` and `naiad stop` find them.
+STATE = "NAIAD_STATE_DIR"
 T = TypeVar("T")
 
 
@@ -123,12 +125,13 @@ def serve(
 ) -> Iterator[Server]:
     """Run `naiad serve ARGS` on a port of this machine, any free one by default.
 
-    It ends with the block. Its disk cache is a folder that ends too, unless `env` names one.
+    It ends with the block. Its disk cache is a folder that ends too, unless `env` names one, and
+    other commands of naiad do not find it.
     """
     port = port or free_port()
     command = [naiad(), "serve", *args, "--host", HOST, "--port", str(port)]
     with tempfile.TemporaryDirectory(prefix="naiad-bench-") as folder:
-        own = {DISK_CACHE: folder, **(env or {})}
+        own = {DISK_CACHE: f"{folder}/cache", STATE: f"{folder}/state", **(env or {})}
         with running(command, f"http://{HOST}:{port}", env=own) as server:
             yield server
 

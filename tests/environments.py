@@ -64,8 +64,8 @@ def clean_environ(**more: str) -> dict[str, str]:
 
 
 def server_environ() -> dict[str, str]:
-    """The environment for a server from this tree."""
-    return clean_environ(PYTHONPATH=str(ROOT / "src"))
+    """The environment for a server from this tree, which no `naiad run` or `stop` shall find."""
+    return clean_environ(PYTHONPATH=str(ROOT / "src"), NAIAD_STATE_DIR=str(FOLDER / "state"))
 
 
 def _is_made(home: Path, packages: Sequence[str]) -> bool:

@@ -85,7 +85,10 @@ def llmprobe(url: str) -> Score:
     )
     if not report_file.is_file():
         raise Unavailable("llmprobe wrote no report")
-    conformance = json.loads(report_file.read_text(encoding="utf-8"))["conformance"]
+    report = json.loads(report_file.read_text(encoding="utf-8"))
+    if why := report.get("incomplete"):  # else it would be a good score of what was tried
+        raise SystemExit(f"llmprobe: {why}; see {REPORTS}/server.log")
+    conformance = report["conformance"]
     if not conformance["total"]:
         raise SystemExit(f"llmprobe ended before its assertions did; see {REPORTS}/llmprobe.log")
     failed = {
