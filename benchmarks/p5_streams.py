@@ -5,8 +5,9 @@ layouts, and the best counts. The servers take turns, so that each has as many t
 the best of eight of one kind would beat the best of two of the same kind by chance alone. Once with
 the default profile and once with the one that is made for this load.
 
-Beside them runs the bare engine with naiad's settings, as often: llama-server may be built on a
-newer one, and by how much that is faster is no server's doing.
+Beside them runs the bare engine with naiad's settings, as often. It computes as many tokens of each
+prompt as naiad did: how prompts begin, with the same lines of the template, both servers know from
+the round before.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from common import (
     must_be_right,
     options,
     parse,
-    prompt_length,
     run,
     serve,
     starter,
@@ -39,6 +39,7 @@ from servers import (
 )
 
 from naiad.bench.client import Client
+from naiad.bench.figures import Summary
 from naiad.bench.load import Sizes
 from naiad.bench.scenarios import concurrent
 
@@ -63,17 +64,23 @@ class Rates:
             self.theirs, self.variant = theirs, variant
 
 
-def rate(client: Client, sizes: Sizes) -> float:
-    """Tokens per second of one round, after a short one that is not counted."""
+def round_of(client: Client, sizes: Sizes) -> Summary:
+    """One round, after a short one that is not counted."""
     run(concurrent(client, Sizes(concurrency=sizes.concurrency, tokens=8)))
     (line,) = run(concurrent(client, sizes))
-    return must_be_right(line).tokens_per_s
+    return must_be_right(line)
 
 
-def settings_of(model: str, prompt_tokens: int, *flags: str) -> tuple[dict[str, Any], int]:
-    """What a server with these flags says about its engine, and a prompt's true length."""
+def n_computed(line: Summary, n_asked: int) -> int:
+    """Tokens of a prompt that had to be computed. n_asked: where the server tells no counts."""
+    known = line.extra.get("cached_share") or 0.0
+    return round((line.prompt_tokens or n_asked) * (1 - known))
+
+
+def settings_of(model: str, *flags: str) -> dict[str, Any]:
+    """What a server with these flags says about its engine."""
     with serve(model, *flags) as server:
-        return dict(server.health["engine"]), prompt_length(server.client(), prompt_tokens)
+        return dict(server.health["engine"])
 
 
 def bare_rate(model: str, engine: dict[str, Any], prompt: int, sizes: Sizes) -> float:
@@ -91,15 +98,16 @@ def compare(
     (streams,) = sizes.concurrency
     flags = ("--parallel", str(streams), "--ctx", str(CTX), *PROFILES[profile])
     best = Rates()
-    engine, prompt = settings_of(model, sizes.prompt_tokens, *flags)
+    engine = settings_of(model, *flags)
     plan = Plan(model, engine["threads"], CTX, streams)
     for _ in range(rounds):
         for name, variant in llama_variants(engine["kv_type"], only).items():
             with serve(model, *flags) as server:
-                mine = rate(server.client(), sizes)
+                line = round_of(server.client(), sizes)
             with llama_server(binary, plan, *variant) as client:
-                got = rate(client, sizes)
-            alone = bare_rate(model, engine, prompt, sizes)
+                got = round_of(client, sizes).tokens_per_s
+            mine = line.tokens_per_s
+            alone = bare_rate(model, engine, n_computed(line, sizes.prompt_tokens), sizes)
             told = f"{mine:.1f} tok/s; llama-server {got:.1f} with {name}; bare {alone:.1f}"
             print(told, file=sys.stderr)
             best.add(mine, got, alone, name)

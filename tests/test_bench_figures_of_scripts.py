@@ -51,6 +51,17 @@ def test_speed_of_many_streams_is_over_the_other_servers() -> None:
     assert streams.figures_of("throughput", 16, best)[0].verdict == "FALLS SHORT"
 
 
+@pytest.mark.parametrize(
+    ("n_prompt", "share", "n"), [(140, 0.25, 105), (140, None, 140), (None, None, 9)]
+)
+def test_the_bare_engine_computes_of_a_prompt_what_the_server_did(
+    n_prompt: int | None, share: float | None, n: int
+) -> None:
+    said = StreamResult(0.0, 1.0, (0.5,), ("a",), 1, n_prompt)
+    one = summarize("concurrent", [said], extra={"cached_share": share})
+    assert script("p5_streams").n_computed(one, n_asked=9) == n
+
+
 def test_totals_of_a_shared_prefix_are_over_the_bare_engine_and_the_other_server() -> None:
     of = script("p6_p7_shared").figures_of
     ours, bare, theirs = ({"cold": c, "warm": w} for c, w in ((4, 1), (4, 2), (40, 10)))

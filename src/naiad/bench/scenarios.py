@@ -12,6 +12,7 @@ from naiad.bench.client import Client
 from naiad.bench.conversations import KINDS, multi_turn, restart, trimmed_history
 from naiad.bench.figures import (
     Summary,
+    cached_share,
     gaps_between,
     handovers,
     ratio,
@@ -51,7 +52,8 @@ async def sweep(client: Client, sizes: Sizes, tick: Tick = quiet) -> list[Summar
 async def _at_once(client: Client, sizes: Sizes, tick: Tick, name: str, n: int) -> Summary:
     texts = [story_prompt(sizes.rng, sizes.prompt_tokens) for _ in range(n)]
     asks = [Ask(text, sizes.tokens, "", sizes.ignore_eos) for text in texts]
-    return summarize(f"{name} {n}", await ask_all(client, asks, tick))
+    results = await ask_all(client, asks, tick)
+    return summarize(f"{name} {n}", results, extra={"cached_share": cached_share(results)})
 
 
 async def shared_prefix(client: Client, sizes: Sizes, tick: Tick = quiet) -> list[Summary]:
