@@ -120,6 +120,27 @@ def test_prompts_that_come_together_do_not_freeze_the_first_of_them(n: int, n_ta
     assert machine.first_words[-1] < at_once[-1] * 1.35
 
 
+def n_steps_to_begin(budget: StepBudget) -> int:
+    """Steps until 15 prompts of 80 tokens have begun beside one that has."""
+    machine = Machine(sequence(80))
+    machine.step(budget)
+    for each in [sequence(80) for _ in range(15)]:
+        machine.running.append(each)
+        machine.said[each] = []
+    n_steps = 0
+    while not all(machine.said.values()):
+        machine.step(budget)
+        n_steps += 1
+    return n_steps
+
+
+def test_for_throughput_prompts_that_come_together_are_computed_in_whole_micro_batches() -> None:
+    """1,200 tokens: two micro-batches, the rest, and what that left for its own time's sake."""
+    n_steps = n_steps_to_begin(StepBudget(most_targets=24, share=1.0))
+    assert n_steps <= 4
+    assert n_steps_to_begin(StepBudget()) > 2 * n_steps
+
+
 def test_who_has_been_reading_keeps_the_target_whatever_comes() -> None:
     machine = Machine(decoding(9, JUST_BEGUN + 1), *[sequence(80) for _ in range(15)])
     while not all(machine.said.values()):

@@ -29,13 +29,15 @@ class StepBudget:
     alone: tokens when nothing decodes: a whole micro-batch is the most efficient, and still lets
     the next request in soon. beside: tokens beside decoding streams at most. target_s: seconds
     that such a step may take, because every stream waits for it. most_targets: as many of these
-    where all streams have only just begun and many prompts came with them.
+    where all streams have only just begun and many prompts came with them; share: of the time that
+    those prompts need, what one step takes then.
     """
 
     alone: int = 512
     beside: int = 512
     target_s: float = 0.08
     most_targets: int = MOST_TARGETS
+    share: float = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +83,12 @@ def pause_s(
     decoding: Iterable[Sequence], prefilling: Iterable[Sequence], budget: StepBudget, cost: StepCost
 ) -> float:
     """Seconds that a step beside streams may take: the target; but while all of them have only just
-    begun, a quarter of what the prompts that came with them need, at most a few targets.
+    begun, a share of what the prompts that came with them need, at most a few targets.
     """
     if any(sequence.n_generated > JUST_BEGUN for sequence in decoding):
         return budget.target_s
     needed_s = sum(cost.prefill_s(s.n_pending, s.computed) for s in prefilling)
-    return min(max(needed_s / 4, budget.target_s), budget.target_s * budget.most_targets)
+    return min(max(needed_s * budget.share, budget.target_s), budget.target_s * budget.most_targets)
 
 
 def urgency(sequence: Sequence, cost: StepCost, now: float) -> tuple[int, float]:
