@@ -49,7 +49,7 @@ logger = logging.getLogger("naiad.engine")
 _N_BATCH_LEAST = 2048
 #: Where throughput is asked for, a step in which streams begin takes all that is left of their
 #: prompts, within so many targets. Small chunks cost more: of 16 streams that came together the
-#: last began after 8.6 s where each step took a share, and after 6.1 s in whole micro-batches.
+#: last began after 8.6 s where steps took a share, 6.1 s in whole micro-batches (a run of each).
 _TARGETS_FOR_THROUGHPUT = 24
 _SELF_TEST_TOKENS = 40  # more than one row of every matrix kernel, less than a noticeable wait
 
