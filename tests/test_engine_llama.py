@@ -147,6 +147,17 @@ def test_steps_beside_streams_are_bounded_in_time_only_on_a_processor(
     assert (budget.alone, budget.target_s) == (128, target_s)
 
 
+@pytest.mark.parametrize(
+    ("profile", "n_targets", "share"), [("default", 3, 0.25), ("throughput", 24, 1.0)]
+)
+def test_only_the_throughput_profile_computes_prompts_that_come_together_in_one_go(
+    profile: str, n_targets: int, share: float, watermark: Path
+) -> None:
+    wished = config(watermark, profile=profile)
+    budget = llama._budget(wished, sizing.choose(wished, llama._machine(0)), gpu_layers=0)
+    assert (budget.most_targets, budget.share) == (n_targets, share)
+
+
 # -- the self-test ----------------------------------------------------------------------------
 
 
